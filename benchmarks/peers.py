@@ -68,7 +68,7 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
     from visrec.training.data import TrainingData, load_training_data
     from visrec.training.fit import build_trainer, train_to_end
     from visrec.training.loop import Trainer
-    from visrec.training.validation import score_held_out
+    from visrec.training.validation import held_out_aucs
 
 Floats = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
@@ -402,7 +402,7 @@ def compare(
     test, start = test_users(configs[0], data), time.perf_counter()
     trained = [train(configs[best], data, seed).model for seed in seeds]
     found[f"{model}_s"] = (time.perf_counter() - start) / len(seeds)
-    aucs = [score_held_out(one, data, test) for one in trained]
+    aucs = [held_out_aucs(one, data, test) for one in trained]
     counts_N = np.bincount(data.for_refit.train.values, minlength=len(data.item_ids))
     by_counts = auc_of(np.tile(counts_N.astype(np.float32), (len(test), 1)), test)
     values = {model: np.mean(aucs, axis=0), "popularity": by_counts}

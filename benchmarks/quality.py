@@ -56,7 +56,7 @@ from visrec.evaluation.data import (
     prepare_evaluation,
 )
 from visrec.evaluation.ranking import ranker
-from visrec.features.table import MANIFEST
+from visrec.features.table import FEATURES_MANIFEST
 from visrec.interactions.activity import DAY
 from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
@@ -122,7 +122,7 @@ def gallery(scenario: str, workspace: str, source: str, features: str | None) ->
 
 
 def _has_features(workspace: str) -> bool:
-    return Store.at(workspace).exists(f"features/{MANIFEST}")
+    return Store.at(workspace).exists(f"features/{FEATURES_MANIFEST}")
 
 
 SETS: dict[str, Callable[[str, str, str | None], list[str]]] = {

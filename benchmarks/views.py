@@ -42,7 +42,7 @@ from visrec.config import plain
 from visrec.errors import VisrecError
 from visrec.evaluation.bootstrap import resample
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
-from visrec.features.table import MANIFEST
+from visrec.features.table import FEATURES_MANIFEST
 from visrec.pipelines.job_tables import interactions_uri, items_table
 from visrec.pipelines.train import TrainJob, training_inputs
 from visrec.storage.store import Store
@@ -76,7 +76,7 @@ def cut(images: Path, folder: Path) -> None:
 def features_of(parent: str, images: Path) -> dict[str, Store]:
     """Features of the first windows, and of all of them pooled; made where they are not there."""
     stores = {name: Store.at(f"{parent}/{name}") for name in ("first", "pooled")}
-    if not all(store.exists(MANIFEST) for store in stores.values()):
+    if not all(store.exists(FEATURES_MANIFEST) for store in stores.values()):
         with tempfile.TemporaryDirectory() as folder:
             cut(images, Path(folder))
             images_of = {

@@ -1,0 +1,1 @@
+"""The commands as scripts, for `ray job submit`."""

@@ -1,4 +1,4 @@
-"""Says what is in a workspace before anything runs, and whether a night can run on it."""
+"""Runs `visrec check` as a Ray job: see visrec/pipelines/check.py."""
 
 from visrec.cli.signals import exit_on_signals
 

@@ -1,4 +1,4 @@
-"""Checks whether a run is possible here: tries the store, asks every node, says what is missing."""
+"""Runs `visrec doctor` as a Ray job: see visrec/pipelines/doctor.py."""
 
 from visrec.cli.signals import exit_on_signals
 

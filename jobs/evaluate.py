@@ -1,5 +1,4 @@
-"""Evaluates models by the exact ranks of held-out items, compared with VisRank, popularity and
-random."""
+"""Runs `visrec evaluate` as a Ray job: see visrec/pipelines/evaluate.py."""
 
 from visrec.cli.signals import exit_on_signals
 

@@ -1,4 +1,4 @@
-"""Explains a user's published list: profile, entries with reasons, what rules kept out."""
+"""Runs `visrec explain` as a Ray job: see visrec/pipelines/explain.py."""
 
 from visrec.cli.signals import exit_on_signals
 

@@ -1,4 +1,4 @@
-"""Exports the published run to PostgreSQL, Redis, DynamoDB or a file."""
+"""Runs `visrec export` as a Ray job: see visrec/pipelines/export.py."""
 
 from visrec.cli.signals import exit_on_signals
 

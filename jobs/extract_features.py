@@ -1,4 +1,4 @@
-"""Pictures to features: runs a pretrained network on the new pictures of a catalogue."""
+"""Runs `visrec extract` as a Ray job: see visrec/pipelines/extract_features.py."""
 
 from visrec.cli.signals import exit_on_signals
 

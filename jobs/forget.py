@@ -1,4 +1,4 @@
-"""Removes users from everything that visrec wrote, and proves it by a search of all files."""
+"""Runs `visrec forget` as a Ray job: see visrec/pipelines/forget.py."""
 
 from visrec.cli.signals import exit_on_signals
 

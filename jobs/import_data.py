@@ -1,4 +1,4 @@
-"""Takes over data sets and exports of other systems as the tables of a workspace."""
+"""Runs `visrec import` as a Ray job: see visrec/pipelines/import_data.py."""
 
 from visrec.cli.signals import exit_on_signals
 

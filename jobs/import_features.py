@@ -1,4 +1,4 @@
-"""Imports features that were computed elsewhere into a workspace without pictures."""
+"""Runs `visrec import-features` as a Ray job: see visrec/pipelines/import_features.py."""
 
 from visrec.cli.signals import exit_on_signals
 

@@ -1,4 +1,4 @@
-"""Paints the demo's sample gallery into the workspace."""
+"""Runs `visrec make-gallery` as a Ray job: see visrec/pipelines/make_gallery.py."""
 
 from visrec.cli.signals import exit_on_signals
 

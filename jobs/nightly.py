@@ -1,4 +1,4 @@
-"""The nightly run: new pictures, a model when one is due, lists, gates, publication."""
+"""Runs `visrec nightly` as a Ray job: see visrec/pipelines/nightly.py."""
 
 from visrec.cli.signals import exit_on_signals
 

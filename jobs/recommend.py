@@ -1,4 +1,4 @@
-"""Scores every user against every available item and publishes the best 100 items of each."""
+"""Runs `visrec recommend` as a Ray job: see visrec/pipelines/recommend.py."""
 
 from visrec.cli.signals import exit_on_signals
 

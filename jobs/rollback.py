@@ -1,4 +1,4 @@
-"""Moves the publication pointer back to an earlier run, after reading all files of that run."""
+"""Runs `visrec rollback` as a Ray job: see visrec/pipelines/rollback.py."""
 
 from visrec.cli.signals import exit_on_signals
 

@@ -1,4 +1,4 @@
-"""Trains a model on features and interactions with Ray Train."""
+"""Runs `visrec train` as a Ray job: see visrec/pipelines/train.py."""
 
 from visrec.cli.signals import exit_on_signals
 

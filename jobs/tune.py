@@ -1,4 +1,4 @@
-"""Searches training settings for the highest validation AUC with Ray Tune."""
+"""Runs `visrec tune` as a Ray job: see visrec/pipelines/tune.py."""
 
 from visrec.cli.signals import exit_on_signals
 

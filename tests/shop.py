@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tests.publication.runs import draft_manifest
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.publication.gate import Gate
-from visrec.publication.gate_context import GateContext, GatesConfig
+from visrec.publication.gate_context import FeatureCounts, GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_file, lists_table, read_lists
@@ -133,8 +133,8 @@ class Shop:
             "count_N": self.data.count_N,
             "popular_N": PopularLists(self.data, K).counts(self.queries),
             "personalized": True,
-            "interaction_counts": (1000, 10),
-            "item_counts": (400, 4),
+            "interaction_counts": FeatureCounts(1000, 10),
+            "item_counts": FeatureCounts(400, 4),
             "model_digest": MODEL,
             "model_name": "curatornet",
             "tables": ["items"],

@@ -21,7 +21,7 @@ MESSAGE = "Found 3 % of «絵画» rejected; expected at most 1 %. Raise --max_r
 CLASSES = [
     value
     for _, value in inspect.getmembers(errors, inspect.isclass)
-    if value.__module__ == errors.__name__
+    if value.__module__ == errors.__name__ and issubclass(value, Exception)
 ]
 
 
@@ -37,6 +37,12 @@ def test_only_bad_input_is_an_input_error() -> None:
     for kind in (StorageError, GateError, BusyError, ConflictError):
         assert not issubclass(kind, InputError)
     assert not issubclass(GateError, StorageError | ConflictError)
+
+
+def test_error_has_the_keys_that_its_message_names() -> None:
+    message = "Found --items a.csv (--items); expected --interactions.columns '{a: b}' with --k."
+    assert InputError(message).keys == ("items", "interactions.columns", "k")
+    assert InputError("Found a -- b; expected 3 --- 4.").keys == ()
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -1,4 +1,5 @@
-"""The commands: each names a job's configuration, its checks and its story, and launches them.
+"""The commands: each names a job's configuration, its checks and its main function, and launches
+them.
 
 `visrec train ...` and `python jobs/train.py ...` are the same. A command imports its job only when
 it is called, and its help is written beforehand, so that neither `visrec --help` nor
@@ -12,7 +13,7 @@ from typing import NoReturn
 from visrec import __version__
 from visrec.cli.help_pages import with_help_page
 from visrec.cli.signals import exit_on_signals
-from visrec.errors import InputError, VisrecError, did_you_mean
+from visrec.errors import ExitCode, InputError, VisrecError, did_you_mean
 
 
 @with_help_page
@@ -55,7 +56,7 @@ def check() -> NoReturn:
 
 @with_help_page
 def import_data() -> NoReturn:
-    """take over MovieLens, RecBole, Amazon Reviews or an order export"""
+    """import MovieLens, RecBole, Amazon Reviews or an order export"""
     from visrec.cli.launch import launch
     from visrec.pipelines.import_data import ImportDataJob, check, format_help, main
 
@@ -81,7 +82,7 @@ def extract() -> NoReturn:
 
 @with_help_page
 def import_features() -> NoReturn:
-    """take over features that were made elsewhere"""
+    """import features that were computed elsewhere"""
     from visrec.cli.launch import launch
     from visrec.pipelines.import_features import ImportFeaturesJob, check, main
 
@@ -189,7 +190,7 @@ def submit() -> NoReturn:
         sys.exit(submit_command(sys.argv[1:]))
     except VisrecError as error:
         print(f"submit: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        sys.exit(ExitCode.REFUSED if isinstance(error, InputError) else ExitCode.FAILED)
 
 
 COMMANDS: dict[str, Callable[[], NoReturn]] = {
@@ -231,7 +232,7 @@ def main() -> NoReturn:
         hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}."
         found = f"Found {without_secrets(name)!r}, which is not a command{hint}"
         print(f"visrec: {found}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(ExitCode.REFUSED)
     sys.argv = [f"visrec {name}", *arguments]
     command()
 

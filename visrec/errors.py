@@ -12,19 +12,46 @@ VisrecError
 │                           code 3)
 └── ConflictError           another writer committed first (exit code 1)
 
-A message is one readable paragraph: what was found, what was expected, which key to change. Errors
-also have attributes (path, key, code), None if they do not apply, so that no code parses messages.
+A message is one readable paragraph: what was found, what was expected, which key to change. It
+names configuration keys as `--key`, and `VisrecError.keys` has them. Errors also have attributes
+(path, key, code), None if they do not apply. So no other code parses messages.
+
 The message is the only positional argument: pickle, which carries an error from one process to
 another, calls the class with the positional arguments and then sets the attributes.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of all commands.
+
+    If a job ends with `REFUSED`, readers notice nothing, although earlier steps of a night may have
+    written data.
+    """
+
+    DONE = 0  # and published, or another process is at work on this night
+    FAILED = 1  # any failure that is not listed here
+    REFUSED = 2  # bad configuration or input
+    HELD_BACK = 3  # by a gate; or, with `--exit_if_running 3`, another process is at work
+    NOT_PUBLISHED = 4  # done, but an older or a later run stays published
+    STOPPED = 130  # by the user
+
+
+_KEY = re.compile(r"--([a-z_](?:[a-z_.]*[a-z_])?)")
 
 
 class VisrecError(Exception):
     """Root of all errors that are raised on purpose."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The configuration keys that the message names, without dashes, each once."""
+        return tuple(dict.fromkeys(_KEY.findall(str(self))))
 
 
 class InputError(VisrecError):
@@ -78,6 +105,16 @@ class NoExamplesError(InputError):
         self.found = found
 
 
+def no_examples_error(found: str, advice: str) -> NoExamplesError:
+    """The error that begins with what was found.
+
+    Args:
+        found: what the interactions have, as the end of a sentence.
+        advice: what was expected, and which key to change.
+    """
+    return NoExamplesError(f"{found[0].upper()}{found[1:]}; {advice}", found=found)
+
+
 class StorageError(VisrecError):
     """A local disk or an S3 store refused or failed a request.
 
@@ -127,11 +164,11 @@ _SIMILARITY = 0.6  # difflib's default for a close match
 
 
 @contextmanager
-def extended_errors(explain: Callable[[str], str]) -> Iterator[None]:
+def extended_errors(explain: Callable[[InputError], str]) -> Iterator[None]:
     """Appends to the message of an error what there is to add.
 
     Args:
-        explain: given the message, returns the text to append; empty for none.
+        explain: given the error, returns the text to append; empty for none.
 
     Raises:
         InputError: the same error.
@@ -139,7 +176,7 @@ def extended_errors(explain: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        error.args = (f"{error}{explain(str(error))}",)
+        error.args = (f"{error}{explain(error)}",)
         raise
 
 
@@ -148,7 +185,7 @@ def did_you_mean(found: str, known: Iterable[object], before: str = "") -> str:
 
     Args:
         found: the misspelt name.
-        known: the valid names. The last part of a dotted name is also recognised on its own.
+        known: the valid names. The last part of a dotted name is also recognized on its own.
         before: prefix of the suggested name, such as dashes.
     """
     names = [str(name) for name in known] if found else []

@@ -1,4 +1,4 @@
-"""Stable 64-bit hashes of strings, numeric rows and lists, vectorised over the rows.
+"""Stable 64-bit hashes of strings, numeric rows and lists, vectorized over the rows.
 
 The bytes of a value are read as 8-byte words. Each word is mixed with its position by splitmix64
 (Steele et al. 2014), the mixed words are summed, and the mixed length is added. Hashes are the same

@@ -60,7 +60,7 @@ def of_machine(flags: frozenset[str] | None = None) -> list[Isa]:
     """The instruction sets of this architecture, the fastest first.
 
     Args:
-        flags: a processor's flags: then only what it has.
+        flags: a processor's flags; with them, only the sets that this processor has.
     """
     mine = [isa for isa in ISAS if isa.machine == platform.machine()]
     return mine if flags is None else [isa for isa in mine if isa.needs <= flags]

@@ -108,7 +108,8 @@ def offsets_from_lengths(lengths: Ints) -> npt.NDArray[np.int64]:
 
 def chunk_rows(length_B: Ints, max_values: int) -> Iterator[slice]:
     """Slices of consecutive lists with at most `max_values` values, but at least one list."""
-    end_B, start = np.cumsum(length_B), 0
+    end_B = np.cumsum(length_B)
+    start = 0
     while start < len(end_B):
         used = end_B[start - 1] if start else 0
         stop = max(int(np.searchsorted(end_B, used + max_values, side="right")), start + 1)

@@ -3,7 +3,7 @@
 >>> from visrec import Workspace
 >>> ws = Workspace("runs/demo")          # doctest: +SKIP
 >>> ws.extract()                          # doctest: +SKIP
->>> ws.fit("hybrid", {"train.epochs": 5})  # doctest: +SKIP
+>>> ws.train("hybrid", {"train.epochs": 5})  # doctest: +SKIP
 >>> ws.evaluate()                         # doctest: +SKIP
 >>> ws.recommend(users=["u1"], k=20)      # doctest: +SKIP
 
@@ -27,9 +27,9 @@ from visrec.cli.job import Job, JobConfig
 from visrec.cli.keys import config_keys, flow_yaml
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
-from visrec.cli.workspace_keys import used_of
+from visrec.cli.workspace_keys import values_used_by
 from visrec.errors import InputError
-from visrec.evaluation.cards import make_cards, named_as_features
+from visrec.evaluation.cards import make_cards, picture_source
 from visrec.evaluation.report_content import ItemCard
 from visrec.evaluation.results import METRICS
 from visrec.ids import TEXT, index_in, nearest_id
@@ -67,6 +67,10 @@ _CARD = '<figure style="width:112px;margin:0 8px 8px 0;font:12px sans-serif">{}<
 
 class Workspace:
     """The pictures and interactions of a shop, and everything that is made from them.
+
+    `extract`, `train`, `evaluate` and `publish` run `visrec extract`, `train`, `evaluate` and
+    `recommend`. `recommend` and `similar` compute lists and write nothing. `published` reads what
+    is published.
 
     Args:
         path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
@@ -108,8 +112,8 @@ class Workspace:
         """
         return self._run(extract_features.main, self._job(ExtractJob, keys), extract_features.check)
 
-    def fit(self, model: str = "hybrid", keys: Keys | None = None) -> dict[str, Any]:
-        """Fits a model to the interactions, as `visrec train --model.name MODEL`.
+    def train(self, model: str = "hybrid", keys: Keys | None = None) -> dict[str, Any]:
+        """Trains a model on the interactions, as `visrec train --model.name MODEL`.
 
         Raises:
             InputError: as `extract`.
@@ -153,9 +157,9 @@ class Workspace:
     ) -> pd.DataFrame:
         """The k best items for some users, now; nothing is written.
 
-        The model is the one that was trained last, unless the key `model` names another: it may
-        differ from the model that a night chose to publish, as `recommendations` has it. The
-        interactions of all users are read, so ask for many users at once.
+        By default the model that was trained last is used. It may differ from the model whose lists
+        are published (`published()`). The key `model` names another one. The interactions of all
+        users are read, so ask for many users at once.
 
         Returns:
             Columns user_id, rank, item_id, score and because_item_id, best first.
@@ -176,7 +180,7 @@ class Workspace:
         """
         return self._lists("item_to_item", [item], k, keys)
 
-    def recommendations(self) -> "PublishedLists":
+    def published(self) -> "PublishedLists":
         """The lists that are published.
 
         Raises:
@@ -201,8 +205,8 @@ class Workspace:
         job = self._job(RecommendJob, keys)
         ids = pa.array(lists["item_id"].to_list(), TEXT)
         features = Store.at(job.resolve(job.features, "features"))
-        shown = self._job(DataJob, None)
-        images = named_as_features(shown.resolve(shown.images, "images"), features)
+        data_job = self._job(DataJob, None)
+        images = picture_source(data_job.resolve(data_job.images, "images"), features)
         cards = make_cards(ids, images, run_tables(job).items)
         return Gallery(f"For {user}", tuple(cards.values()))
 
@@ -219,7 +223,7 @@ class Workspace:
         check(job)
         summary = Summary(main.__module__.rpartition(".")[2])
         main(job, summary)
-        summary.rows |= used_of(job).summary_row
+        summary.rows |= values_used_by(job).summary_row
         summary.write(Store.at(job.workspace))
         return dict(summary.rows)
 
@@ -232,6 +236,7 @@ class Workspace:
             if kind == "item_to_item"
             else load_artifact(model_store(job, job.model)).model.scorer(arrays)
         )
+        # Nothing is written, so no run needs to exist: the recommender reads k, layout and kind.
         spec = RunSpec(Store.at(self.path), data.queries.shards, k, "long", kind, {})
         recommender = ShardRecommender(data, scorer, spec, None, Timer(None))
         return _to_frame(
@@ -266,7 +271,8 @@ class PublishedLists:
                 f"Found the run {self.run_id}, whose lists are of items ({self.manifest.kind}); "
                 "expected lists of users. Use to_pandas(), or name a run of users."
             )
-        user, files = str(user), sorted(self.manifest.files)
+        user = str(user)
+        files = sorted(self.manifest.files)  # their names sort by shard (`RunSpec.part`)
         shard = int(assign_shards(pa.array([user], TEXT), len(files))[0])
         table = self._read(files[shard])
         return _to_frame(table.filter(pc.equal(table["user_id"].cast(pa.string()), user)))
@@ -313,14 +319,14 @@ def _as_flag(value: Any) -> str:
     return flow_yaml(value) if is_yaml else str(value)
 
 
-def _find_queries(every: Queries, queries: Sequence[str], kind: Kind) -> Queries:
+def _find_queries(known: Queries, queries: Sequence[str], kind: Kind) -> Queries:
     """These users or items among the queries.
 
     Raises:
         InputError: one of them is not among the queries.
     """
     ids = pa.array([str(query) for query in queries], TEXT)
-    rows = index_in(ids, every.query_ids)
+    rows = index_in(ids, known.query_ids)
     if (rows < 0).any():
         missing = str(queries[int((rows < 0).argmax())])
         expected = (
@@ -329,9 +335,9 @@ def _find_queries(every: Queries, queries: Sequence[str], kind: Kind) -> Queries
             else "an item that has a feature"
         )
         raise InputError(
-            f"Found {missing!r}; expected {expected}{nearest_id(missing, every.query_ids) or '.'}"
+            f"Found {missing!r}; expected {expected}{nearest_id(missing, known.query_ids) or '.'}"
         )
-    return every.take(rows)
+    return known.take(rows)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:

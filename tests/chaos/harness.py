@@ -84,7 +84,7 @@ def damaged_files(run: Store, manifest: RunManifest) -> list[str]:
     """The files of a run that are not those of its manifest."""
     return [
         name
-        for name, sha256 in manifest.sha256.items()
+        for name, sha256 in manifest.sha256_by_file.items()
         if hashlib.sha256(run.read(name)).hexdigest() != sha256
     ]
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import night_settings, paint
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 
 NIGHT = "2026-11-21"
@@ -64,7 +64,7 @@ def published_hashes(workspace: Path) -> dict[str, str]:
     """Hashes of what a night leaves: features, model, and the lists that the pointer names."""
     lists = workspace / "recommendations"
     run = lists / f"run={json.loads((lists / LATEST).read_text())['run_id']}"
-    manifest = json.loads((run / MANIFEST).read_text())
+    manifest = json.loads((run / RUN_MANIFEST).read_text())
     hashes = {}
     for name, facts in manifest["files"].items():
         hashes[name] = hashlib.sha256((run / name).read_bytes()).hexdigest()

@@ -27,7 +27,7 @@ from tests.publication.runs import PASSED, file_names, published_run_id
 from tests.servers import SeaweedFS
 from visrec.errors import ConflictError, StorageError
 from visrec.publication.completion import finish_run
-from visrec.publication.manifest import MANIFEST, RunManifest, read_run_manifest
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest, read_run_manifest
 from visrec.publication.pointer import LATEST, Pointer, read_pointer
 from visrec.publication.publish import publish_run
 from visrec.publication.run_spec import run_store
@@ -106,7 +106,7 @@ def test_one_of_the_processes_that_publish_one_night_wins(s3: SeaweedFS, lists: 
         [file] = manifest.files.values()
         assert manifest.model_id == f"writer {winner}"
         assert file.sha256 == hashlib.sha256(data).hexdigest()
-        assert file_names(run) == {f"part-{winner:05}.parquet", MANIFEST}
+        assert file_names(run) == {f"part-{winner:05}.parquet", RUN_MANIFEST}
         assert damaged_files(run, manifest) == []
     assert published_run_id(lists) == f"night-{nights - 1}"
     every = [outcome for one in outcomes for outcome in one]
@@ -183,7 +183,7 @@ def publish_until_done(
     made, published = manifest(), pointer()
     assert made is not None
     assert published is not None
-    assert file_names(run) == {*run_contents(run_id), MANIFEST}
+    assert file_names(run) == {*run_contents(run_id), RUN_MANIFEST}
     assert (made.model_id, damaged_files(run, made)) == ("mine", [])
     assert (published.run_id, published.previous_run_id) == (run_id, before)
     assert published_run_id(direct) == run_id
@@ -197,7 +197,7 @@ def test_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: Fau
         # One fault, which the client's own retry meets; and one at each of its five attempts.
         [FaultRule(kind, method="PUT", key=key, times=times)]
         for kind in KINDS
-        for key in (MANIFEST, LATEST)
+        for key in (RUN_MANIFEST, LATEST)
         for times in (*amount(1, 3) * (1,), 5)
     ]
     # The request that settles an unclear reply is not answered either. The pointer was requested
@@ -208,7 +208,7 @@ def test_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: Fau
             FaultRule("drop_before", "HEAD", key, skip=skip, times=5),
         ]
         for kind in KINDS
-        for key, skip in ((MANIFEST, 0), (LATEST, 1))
+        for key, skip in ((RUN_MANIFEST, 0), (LATEST, 1))
     ]
     before, failed, landed, commits = None, 0, 0, 0
     for turn in range(amount(1, 2)):

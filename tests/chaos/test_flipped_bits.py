@@ -27,7 +27,7 @@ from visrec.errors import InputError, VisrecError
 from visrec.publication.claims import CLAIM
 from visrec.publication.completion import finish_run
 from visrec.publication.forget import forget_in_run
-from visrec.publication.manifest import MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.readback import WrittenRun, check_files
@@ -109,12 +109,12 @@ def test_flipped_bit_in_a_complete_run_is_named_or_repaired(stopped: bool) -> No
     night = job(NIGHT, "a", 2, 9)
     if stopped:
         actor = Actor(store, night)
-        while f"create {store.uri(f'run={NIGHT}/{MANIFEST}')}" not in actor.steps:
+        while f"create {store.uri(f'run={NIGHT}/{RUN_MANIFEST}')}" not in actor.steps:
             actor.step()
         actor.kill()
     run = run_store(store, NIGHT if stopped else "2026-11-20")
     names = [uri for uri in store.objects if uri.startswith(run.root)]
-    names += [store.uri(LATEST), run.uri(MANIFEST)]
+    names += [store.uri(LATEST), run.uri(RUN_MANIFEST)]
     count = named = 0
     for damaged in flips(store, names, amount(2, 15) * len(names)):
         outcome = Actor(damaged, night).finish()  # raises what is not foreseen

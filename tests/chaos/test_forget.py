@@ -14,8 +14,8 @@ from tests.chaos.test_publication import Work, again, job, prune, shop
 from tests.stepping import Actor, MemoryStore, meetings
 from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.publication.manifest import (
-    MANIFEST,
     REWRITING,
+    RUN_MANIFEST,
     RunManifest,
     parse_manifest,
     read_run_manifest,
@@ -59,7 +59,7 @@ def require_whole(store: MemoryStore) -> None:
     data = store.objects[store.uri(str(pointer.manifest))]
     assert hashlib.sha256(data).hexdigest() == pointer.manifest_sha256
     manifest, users = manifest_in(data), []
-    for name, sha256 in manifest.sha256.items():
+    for name, sha256 in manifest.sha256_by_file.items():
         file = store.objects[store.uri(f"run={pointer.run_id}/{name}")]
         assert hashlib.sha256(file).hexdigest() == sha256
         users += users_in(file)
@@ -81,7 +81,7 @@ def require_forgotten(store: MemoryStore) -> None:
     assert files_with(store, GONE) == []
     assert not [uri for uri in store.objects if REWRITING in uri or "_manifest-" in uri]
     pointer, _ = read_pointer(store)
-    assert pointer.manifest == f"run={pointer.run_id}/{MANIFEST}"
+    assert pointer.manifest == f"run={pointer.run_id}/{RUN_MANIFEST}"
     for run_id in run_ids(store):
         if read_run_manifest(run_store(store, run_id)) is None:
             continue

@@ -34,11 +34,11 @@ from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
 from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
-from visrec.publication.gate_context import GateContext, GatesConfig
+from visrec.publication.gate_context import FeatureCounts, GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_table, read_lists, similar_table
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.publication.verify import check_shard
@@ -56,7 +56,7 @@ from visrec.threads import torch_threads
 
 ITEMS, NEW, USERS, K, SHARDS = 260, 20, 72, 10, 3
 OWN, FALLBACK, REASON = (
-    "lists that the model does not give",
+    "lists that differ from rescoring",
     "fallback lists that are not the most popular items",
     "lists with a reason that is missing or not the nearest item",
 )
@@ -134,7 +134,8 @@ class Run:
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
             count_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
-            personalized=True, interaction_counts=(1000, 0), item_counts=(ITEMS, 0),
+            personalized=True, interaction_counts=FeatureCounts(1000, 0),
+            item_counts=FeatureCounts(ITEMS, 0),
             model_digest="m", model_name="bpr_mf", tables=[], last=None,
             evaluation=None,
         )  # fmt: skip
@@ -192,7 +193,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
             rng.integers(0, known, 900), rng.integers(0, 90, 900) * DAY, ITEMS
         )
         known_NK = features_at(activity, 90 * DAY)
-        return store, Catalogue(feature_ND, trained_N, category_N, activity_NK=known_NK)
+        return store, Catalogue(feature_ND, trained_N, category_N, activity_NA=known_NK)
 
     return made
 
@@ -453,7 +454,7 @@ def test_lists_that_are_not_the_models_are_held_back(
             with pytest.raises(GateError, match=rf"{gate}: found \d+ \(of .* rescored lists\)"):
                 finish_run(run_store(lists, "r"), draft_manifest(), gates)
             assert not lists.exists(LATEST)
-            assert not run_store(lists, "r").exists(MANIFEST)
+            assert not run_store(lists, "r").exists(RUN_MANIFEST)
             measured(21, mutants_tried=1, mutants_held_back=1)
 
 

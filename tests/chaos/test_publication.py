@@ -27,7 +27,7 @@ from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim_run, read_claim
 from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.list_tables import COLD_USERS_KEY, lists_table
-from visrec.publication.manifest import MANIFEST, RunManifest, ShardFile, parse_manifest
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest, ShardFile, parse_manifest
 from visrec.publication.pointer import LATEST, read_pointer, read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.retention import remove_old_runs
@@ -113,7 +113,7 @@ def runs_in(store: MemoryStore) -> dict[str, dict[str, bytes]]:
 
 def is_intact(files: Mapping[str, bytes], manifest: RunManifest) -> bool:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return all(hashes.get(name) == sha256 for name, sha256 in manifest.sha256.items())
+    return all(hashes.get(name) == sha256 for name, sha256 in manifest.sha256_by_file.items())
 
 
 def require_intact_pointer(store: MemoryStore) -> None:
@@ -121,9 +121,9 @@ def require_intact_pointer(store: MemoryStore) -> None:
     pointer, version = read_pointer(store)
     if version is not None:
         files = runs_in(store).get(str(pointer.run_id), {})
-        assert MANIFEST in files, f"the pointer is at {pointer.run_id}, which has no manifest"
-        assert hashlib.sha256(files[MANIFEST]).hexdigest() == pointer.manifest_sha256
-        assert is_intact(files, parse_manifest(files[MANIFEST], MANIFEST))
+        assert RUN_MANIFEST in files, f"the pointer is at {pointer.run_id}, which has no manifest"
+        assert hashlib.sha256(files[RUN_MANIFEST]).hexdigest() == pointer.manifest_sha256
+        assert is_intact(files, parse_manifest(files[RUN_MANIFEST], RUN_MANIFEST))
 
 
 def require_consistent(store: MemoryStore, folder: Path, killed: bool) -> int:
@@ -146,7 +146,7 @@ def require_consistent(store: MemoryStore, folder: Path, killed: bool) -> int:
         assert killed or after == before, f"{before.keys() - after.keys()} stayed in {run_id}"
         assert is_intact(after, manifest)
         # A retention that was slow may have removed the claim of a run that was made again.
-        named = {*manifest.files, *manifest.fingerprints, MANIFEST}
+        named = {*manifest.files, *manifest.fingerprints, RUN_MANIFEST}
         assert after.keys() - {CLAIM} == named
         require_glob(after, manifest, folder)
     return found
@@ -259,7 +259,7 @@ def test_run_stopped_before_the_pointer_is_published_unless_another_was_faster()
         published(store, "2026-11-20")
         night = job(NIGHT, "a", 1, 2)
         stopped = Actor(store, night)
-        while f"create {store.uri(f'run={NIGHT}/{MANIFEST}')}" not in stopped.steps:
+        while f"create {store.uri(f'run={NIGHT}/{RUN_MANIFEST}')}" not in stopped.steps:
             stopped.step()
         stopped.kill()
         if others:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.harness import amount, measured, on_ray_at_full_length
 from tests.integration.workspace import copy, run_recommend
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 
 pytestmark = [pytest.mark.chaos, *on_ray_at_full_length()]
 SHARDS, NIGHT = 20, "night"
@@ -30,10 +30,10 @@ def test_missing_shards_are_made_again_and_no_others(
     gone = random.Random(share).sample(sorted(before), SHARDS * share // 100)
     for name in gone:
         (run / name).unlink()
-    (run / MANIFEST).unlink()
+    (run / RUN_MANIFEST).unlink()
     again = run_recommend(tmp_path, run_id=NIGHT, shards=SHARDS)
     assert again.rows["shards scored now"] == len(gone)
-    files = json.loads((run / MANIFEST).read_text())["files"]
+    files = json.loads((run / RUN_MANIFEST).read_text())["files"]
     assert {name: facts["sha256"] for name, facts in files.items()} == truth
     now = {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")}
     assert {name for name in now if now[name] != before[name]} == set(gone)

@@ -7,7 +7,7 @@ import pytest
 
 from visrec.cli.keys import parse_yaml, without_secrets
 from visrec.cli.parse import parse, parse_in_workspace
-from visrec.cli.workspace_keys import FILE
+from visrec.cli.workspace_keys import WORKSPACE_FILE
 from visrec.errors import InputError
 from visrec.pipelines.export import ExportJob
 from visrec.pipelines.nightly import NightlyJob
@@ -63,11 +63,11 @@ def test_message_about_a_flag_has_no_secret(job: Any, flags: list[str]) -> None:
         f"notify:\n  url: [{MAIL}\nkeep: 3",
     ],
 )
-@pytest.mark.parametrize("name", ["night.yaml", FILE])
+@pytest.mark.parametrize("name", ["night.yaml", WORKSPACE_FILE])
 def test_message_about_a_yaml_file_has_no_secret(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     flags = ["--workspace", str(tmp_path)]
-    if name != FILE:
+    if name != WORKSPACE_FILE:
         flags += ["--config", str(tmp_path / name)]
     with pytest.raises(InputError, match=name.replace(".", r"\.")) as caught:
         parse_in_workspace(NightlyJob, flags)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from visrec.cli.parse import parse, parse_in_workspace
-from visrec.cli.workspace_keys import FILE, WorkspaceKeys, used_of
+from visrec.cli.workspace_keys import WORKSPACE_FILE, WorkspaceKeys, values_used_by
 from visrec.errors import InputError
 from visrec.pipelines.check import CheckJob
 from visrec.pipelines.evaluate import EvaluateJob
@@ -40,7 +40,7 @@ text:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> str:
-    (tmp_path / FILE).write_text(KEPT)
+    (tmp_path / WORKSPACE_FILE).write_text(KEPT)
     return str(tmp_path)
 
 
@@ -75,9 +75,11 @@ def test_flags_and_files_win_and_the_summary_names_the_other_keys(
     flags = ["--image_pattern", "{item_id}-{view}", "--config", str(path)]
     config = parse_in_workspace(ExtractJob, flags)
     assert (config.images, config.image_pattern) == ("/mine", "{item_id}-{view}")
-    assert used_of(config).summary_row == {}
+    assert values_used_by(config).summary_row == {}
     config = parse_in_workspace(ExtractJob, ["--workspace", shop, "--images", "/mine"])
-    assert used_of(config).summary_row == {"keys from": f"{shop}/{FILE}: image_pattern"}
+    assert values_used_by(config).summary_row == {
+        "keys from": f"{shop}/{WORKSPACE_FILE}: image_pattern"
+    }
 
 
 def test_flag_wins_over_a_file_that_follows_it(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_steps_of_a_night_take_them_too_and_their_files_win(shop: str, tmp_path:
 
 
 def test_job_without_such_keys_does_not_read_the_file(shop: str) -> None:
-    Path(shop, FILE).write_text("}{")
+    Path(shop, WORKSPACE_FILE).write_text("}{")
     assert parse_in_workspace(RollbackJob, ["--workspace", shop]).workspace == shop
     with pytest.raises(InputError, match=r"visrec.yaml is not valid YAML"):
         parse_in_workspace(TrainJob, ["--workspace", shop])
@@ -130,13 +132,13 @@ def test_job_without_such_keys_does_not_read_the_file(shop: str) -> None:
     ],
 )  # fmt: skip
 def test_wrong_file_is_refused_with_its_name(shop: str, text: str, message: str) -> None:
-    Path(shop, FILE).write_text(text)
+    Path(shop, WORKSPACE_FILE).write_text(text)
     with pytest.raises(InputError, match=message):
         parse_in_workspace(RecommendJob, ["--workspace", shop])
 
 
 def test_file_without_a_key_is_as_none(shop: str) -> None:
-    Path(shop, FILE).write_text("# images: x\npublish:\n  # table: delta\n")
+    Path(shop, WORKSPACE_FILE).write_text("# images: x\npublish:\n  # table: delta\n")
     assert parse_in_workspace(TrainJob, ["--workspace", shop]) == TrainJob(workspace=shop)
 
 

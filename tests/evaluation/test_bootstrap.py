@@ -8,14 +8,14 @@ import pytest
 from visrec.evaluation.bootstrap import Figures, Floats, resample
 
 
-def summarise(metrics: dict[str, Floats], seed: int = 0) -> Figures:
+def summarize(metrics: dict[str, Floats], seed: int = 0) -> Figures:
     return resample({"model": metrics}, seed).summary("model")
 
 
 def test_summary_holds_mean_interval_and_count() -> None:
     random = np.random.default_rng(0)
     metrics = {"auc": random.random(80), "rr": random.random(80) ** 4}
-    summary = summarise(metrics)
+    summary = summarize(metrics)
     assert summary.keys() == metrics.keys()
     for name, values in metrics.items():
         found = summary[name]
@@ -29,15 +29,15 @@ def test_summary_holds_mean_interval_and_count() -> None:
 
 def test_summary_is_reproducible_and_independent_of_other_metrics() -> None:
     values = np.random.default_rng(1).random(50)
-    alone = summarise({"auc": values})
-    assert summarise({"auc": values}) == alone
-    beside = summarise({"rr": values[::-1], "auc": values})["auc"]
+    alone = summarize({"auc": values})
+    assert summarize({"auc": values}) == alone
+    beside = summarize({"rr": values[::-1], "auc": values})["auc"]
     assert beside == pytest.approx(alone["auc"], rel=1e-12)
-    assert summarise({"auc": values}, seed=1) != alone
+    assert summarize({"auc": values}, seed=1) != alone
 
 
 def test_interval_of_identical_users_has_no_width() -> None:
-    found = summarise({"auc": np.full(10, 0.75)})["auc"]
+    found = summarize({"auc": np.full(10, 0.75)})["auc"]
     assert (found["low"], found["mean"], found["high"]) == pytest.approx((0.75, 0.75, 0.75))
 
 
@@ -46,7 +46,7 @@ def test_interval_covers_the_true_mean_in_about_95_percent_of_samples() -> None:
     truth, repeats = 0.7, 200
     covered = 0
     for _ in range(repeats):
-        found = summarise({"auc": random.beta(7, 3, 60)})["auc"]  # of mean 7 / (7 + 3)
+        found = summarize({"auc": random.beta(7, 3, 60)})["auc"]  # of mean 7 / (7 + 3)
         covered += found["low"] <= truth <= found["high"]
     # The standard error of 200 repeats is 0.015, and the percentile bootstrap of 60 users is a
     # little narrow.
@@ -57,7 +57,7 @@ def test_difference_equals_the_summary_of_per_user_differences() -> None:
     random = np.random.default_rng(3)
     one, other = random.random(70), random.random(70)
     pair = resample({"one": {"auc": one}, "other": {"auc": other}}).difference("one", "other")
-    alone = summarise({"auc": one - other})["auc"]
+    alone = summarize({"auc": one - other})["auc"]
     assert {key: pair["auc"][key] for key in alone} == pytest.approx(alone, abs=1e-12)
 
 

@@ -267,7 +267,7 @@ def test_transformer_features_do_not_depend_on_the_batch(
         ),
         CLIPImageProcessorPil(size={"shortest_edge": 50}, do_center_crop=False, **_NORMALIZATION),
     ],
-    ids=["crop_pct", "warp", "exact", "no normalise", "no rescale", "crop", "no crop"],
+    ids=["crop_pct", "warp", "exact", "no normalize", "no rescale", "crop", "no crop"],
 )
 def test_decoded_pixels_equal_those_of_the_image_processor(
     tmp_path: Path, photographs: list[Path], processor: Any

@@ -16,7 +16,7 @@ from visrec.features.clusters import (
     find_clusters,
     load_clusters,
 )
-from visrec.features.table import MANIFEST, Identity, Manifest, features_table
+from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest, features_table
 from visrec.storage.store import Store
 
 Features = npt.NDArray[np.float16]
@@ -47,7 +47,7 @@ def _store(folder: Path, feature_ND: Features, digest: str = "a" * 64) -> Store:
         identity=identity, files={"part-0.parquet": len(names)}, rejected={}, settings={},
         digest=digest,
     )  # fmt: skip
-    store.write_json(MANIFEST, manifest.to_dict())
+    store.write_json(FEATURES_MANIFEST, manifest.to_dict())
     return store
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from visrec.errors import InputError
 from visrec.features.table import (
-    MANIFEST,
+    FEATURES_MANIFEST,
     Identity,
     Manifest,
     features_table,
@@ -72,7 +72,7 @@ def _write(store: Store, cuts: list[int], identity: Identity = IDENTITY) -> list
         settings={},
         digest=table_digest(index, identity),
     )
-    store.write_json(MANIFEST, manifest.to_dict())
+    store.write_json(FEATURES_MANIFEST, manifest.to_dict())
     return list(files)
 
 
@@ -109,7 +109,7 @@ def test_manifest_survives_a_round_trip(store: Store) -> None:
 
 def test_manifest_of_another_version_is_refused(store: Store) -> None:
     _write(store, [0, ROWS])
-    store.write_json(MANIFEST, {**store.read_json(MANIFEST), "version": 99})
+    store.write_json(FEATURES_MANIFEST, {**store.read_json(FEATURES_MANIFEST), "version": 99})
     with pytest.raises(InputError, match=r"version 99 of .*_manifest\.json; expected version 1"):
         read_manifest(store)
 

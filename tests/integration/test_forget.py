@@ -15,7 +15,7 @@ from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import forget
 from visrec.pipelines.forget import ForgetJob, read_user_ids
-from visrec.publication.manifest import MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
 from visrec.publication.pointer import LATEST
 from visrec.storage.store import Store
 
@@ -63,7 +63,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     report = (tmp_path / "evaluation" / "report.html").read_text()
     assert not any(f"<bdi>{user}</bdi>" in report for user in gone)
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    manifest = json.loads((lists / "run=first" / MANIFEST).read_text())
+    manifest = json.loads((lists / "run=first" / RUN_MANIFEST).read_text())
     latest = json.loads((tmp_path / "models" / LATEST).read_text())
     assert [*metrics["digests"].values()] == [manifest["inputs"]["model"]] == [latest["digest"]]
 
@@ -73,7 +73,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     night = run_recommend(tmp_path, run_id="next", shards=8)
     assert night.rows["published"] == "now"
     assert night.rows["lists carried over"] == night.rows["users"] - night.rows["cold users"]
-    gates = json.loads((lists / "run=next" / MANIFEST).read_text())["gates"]
+    gates = json.loads((lists / "run=next" / RUN_MANIFEST).read_text())["gates"]
     assert {gate["outcome"] for gate in gates if gate["key"] == "gates.min_gain"} == {"passed"}
     again = run_forget(tmp_path, users=str(tmp_path / "gone.txt"))
     assert again.rows["lists removed"] == again.rows["rows of metrics removed"] == 0

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.workspace import copy, run_recommend
 from visrec.errors import GateError, InputError
 from visrec.publication.list_tables import lists_file
-from visrec.publication.manifest import MANIFEST, parse_manifest
+from visrec.publication.manifest import RUN_MANIFEST, parse_manifest
 from visrec.publication.pointer import LATEST
 from visrec.publication.publish import publish_run
 from visrec.publication.shards import with_sha256
@@ -49,29 +49,29 @@ def test_wrong_run_is_held_back_until_it_is_forced_with_a_reason(
     lists = tmp_path / "recommendations"
     run, before = lists / "run=first", lists / "run=before"
     shutil.copytree(run, before)
-    manifest = replace(parse_manifest((before / MANIFEST).read_bytes(), ""), run_id="before")
-    Store(str(before)).write_json(MANIFEST, manifest.to_dict())
+    manifest = replace(parse_manifest((before / RUN_MANIFEST).read_bytes(), ""), run_id="before")
+    Store(str(before)).write_json(RUN_MANIFEST, manifest.to_dict())
     assert publish_run(Store(str(lists)), "before")
     pointer = (lists / LATEST).read_text()
-    (run / MANIFEST).unlink()
+    (run / RUN_MANIFEST).unlink()
     put_twice(sorted(run.glob("part-*"))[3])
 
     with pytest.raises(GateError) as held:
         night(tmp_path)
     sentence = "lists with an item twice: found 1, expected 0."
     assert sentence in str(held.value)
-    assert "lists that the model does not give: found 1 (of " in str(held.value)
+    assert "lists that differ from rescoring: found 1 (of " in str(held.value)
     assert str(held.value).count("expected") == 2
     assert (lists / LATEST).read_text() == pointer
-    assert not (run / MANIFEST).exists()
+    assert not (run / RUN_MANIFEST).exists()
 
     files = {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")}
     forced = night(tmp_path, force_publish=REASON)
     assert forced.rows["shards scored now"] == 0
-    both = ["lists with an item twice", "lists that the model does not give"]
-    assert forced.rows["forced past"] == "; ".join(both)
+    both = ["lists with an item twice", "lists that differ from rescoring"]
+    assert forced.rows["forced gates"] == "; ".join(both)
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")} == files
-    record = json.loads((run / MANIFEST).read_text())
+    record = json.loads((run / RUN_MANIFEST).read_text())
     assert record["forced"] == {"reason": REASON, "gates": both}
     gates = {gate["key"]: gate for gate in record["gates"]}
     past = [gate["name"] for gate in record["gates"] if gate["outcome"] == "forced"]

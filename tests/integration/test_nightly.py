@@ -26,7 +26,7 @@ from visrec.pipelines import nightly
 from visrec.pipelines.night_model import newest_model_day, training_day
 from visrec.pipelines.nightly import NightlyJob
 from visrec.publication.gate_context import NOT_EVALUATED
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.rollback import roll_back
 from visrec.sources.interactions import InteractionsConfig
@@ -73,7 +73,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     assert night.rows["model"] == "curatornet-2026-11-19"
     evaluation = tmp_path / "evaluation" / "curatornet-2026-11-19"
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    manifest = json.loads((lists / f"run={SECOND}" / MANIFEST).read_text())
+    manifest = json.loads((lists / f"run={SECOND}" / RUN_MANIFEST).read_text())
     assert manifest["inputs"]["model"] in metrics["digests"].values()
     gates = {gate["key"]: gate for gate in manifest["gates"]}
     assert gates["gates.min_gain"]["outcome"] == "passed"
@@ -273,6 +273,6 @@ def test_training_day_does_not_depend_on_earlier_nights(tmp_path: Path) -> None:
     assert [training_day(night, 1) for night in nights] == nights
     models = Store(str(tmp_path))
     assert newest_model_day(models, "vbpr", days[10], nights[10]) is None
-    (models / f"vbpr-{nights[9]}").write(MANIFEST, b"{}")
+    (models / f"vbpr-{nights[9]}").write(RUN_MANIFEST, b"{}")
     assert newest_model_day(models, "vbpr", days[10], nights[10]) == nights[9]
     assert newest_model_day(models, "vbpr", days[8], nights[8]) is None

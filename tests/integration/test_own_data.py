@@ -11,7 +11,7 @@ import yaml
 from tests.integration.workspace import SMALL_GALLERY, night_settings, paint, undocumented_rows
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
-from visrec.cli.workspace_keys import FILE, used_of
+from visrec.cli.workspace_keys import WORKSPACE_FILE, values_used_by
 from visrec.pipelines import check, explain, init, nightly
 from visrec.pipelines.check import CheckJob
 from visrec.pipelines.explain import ExplainJob
@@ -46,7 +46,7 @@ def test_four_commands_lead_from_own_files_to_a_list(
 
     files = ["--interactions.path", f"{tmp_path}/orders.csv", "--images", f"{tmp_path}/photos"]
     init.main(parse_in_workspace(InitJob, [*shop, *files]), Summary("init"))
-    kept = yaml.safe_load((tmp_path / "shop" / FILE).read_text())
+    kept = yaml.safe_load((tmp_path / "shop" / WORKSPACE_FILE).read_text())
     assert kept["image_pattern"] == "{item_id}_{view}"
     assert kept["interactions"]["columns"]["item_id"] == "sku"
 
@@ -64,7 +64,7 @@ def test_four_commands_lead_from_own_files_to_a_list(
     summary = Summary("nightly")
     nightly.main(night, summary)
     assert summary.rows["published"] == "yes"
-    assert "interactions.columns" in used_of(night).summary_row["keys from"]
+    assert "interactions.columns" in values_used_by(night).summary_row["keys from"]
 
     user = f"{pq.read_table(tmp_path / 'painted/interactions.parquet')['user_id'][0]}@shop.org"
     capsys.readouterr()

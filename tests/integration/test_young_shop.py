@@ -12,7 +12,7 @@ from PIL import Image
 from tests.integration.workspace import night_settings, published_rows, run_night
 from visrec.pipelines.night_model import models_to_try
 from visrec.pipelines.train import TrainJob
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 
 ITEMS, DAY = 9, 86_400
 OPENED = int(datetime(2026, 11, 17, 9, tzinfo=UTC).timestamp())  # two days before a training day
@@ -67,11 +67,13 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
     Path(settings["recommend_config"]).write_text(yaml.safe_dump(demanding))
     night = run_night(tmp_path, SECOND, folder=tmp_path / "other", **settings)
     assert night.rows["published"] == "yes"
-    assert (tmp_path / "models" / f"hybrid-{SECOND}" / MANIFEST).exists()
+    assert (tmp_path / "models" / f"hybrid-{SECOND}" / RUN_MANIFEST).exists()
     assert f"serves in place of hybrid-{SECOND}, whose auc on the held-out set, " in str(
         night.rows["choice"]
     )
-    manifest = json.loads((tmp_path / "recommendations" / f"run={SECOND}" / MANIFEST).read_text())
+    manifest = json.loads(
+        (tmp_path / "recommendations" / f"run={SECOND}" / RUN_MANIFEST).read_text()
+    )
     assert manifest["model_name"] in ("visrank", "popularity")
     assert manifest["model_id"] == f"{str(night.rows['choice']).partition(' ')[0]}"
     above = [gate for gate in manifest["gates"] if gate["key"] == "gates.min_gain"]

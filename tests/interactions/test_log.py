@@ -17,7 +17,7 @@ def test_basket_is_what_a_user_took_at_one_timestamp() -> None:
         CATALOGUE,
         pa.array(["a", "uu", "z"]),  # users without rows before, between and after the others
     )
-    assert log.number_baskets().tolist() == [0, 0, 1, 0, 1, 0]
+    assert log.basket_numbers().tolist() == [0, 0, 1, 0, 1, 0]
 
 
 def test_items_where_has_a_list_for_every_user() -> None:

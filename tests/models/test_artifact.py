@@ -18,7 +18,7 @@ from tests.memory import private_memory
 from tests.training import checkerboard, provenance
 from visrec.errors import InputError
 from visrec.models import MODELS
-from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artifact
+from visrec.models.artifact import MODEL_MANIFEST, Artifact, load_artifact, save_artifact
 from visrec.models.base import Sizes
 from visrec.models.bpr_mf import BprMfConfig
 from visrec.models.curatornet import CuratorNetConfig
@@ -70,10 +70,10 @@ def store(tmp_path: Path) -> Store:
 def replace_file(store: Store, name: str, data: bytes) -> None:
     """Replaces a file, and its hash in the manifest."""
     store.write(name, data)
-    hashes = store.read_json(MANIFEST)["files"]
+    hashes = store.read_json(MODEL_MANIFEST)["files"]
     hashes[name] = hashlib.sha256(data).hexdigest()
     digest = hashlib.sha256(to_json(hashes)).hexdigest()
-    store.write_json(MANIFEST, {"files": hashes, "digest": digest})
+    store.write_json(MODEL_MANIFEST, {"files": hashes, "digest": digest})
 
 
 def test_loaded_model_equals_the_saved_one(store: Store) -> None:
@@ -116,7 +116,7 @@ def test_loaded_model_scores_without_dropout(store: Store) -> None:
 
 
 def test_saved_files_are_the_documented_ones(store: Store) -> None:
-    assert sorted(entry.name for entry in store.list()) == sorted([*FILES, MANIFEST])
+    assert sorted(entry.name for entry in store.list()) == sorted([*FILES, MODEL_MANIFEST])
 
 
 def test_digest_covers_all_files_and_is_stable(store: Store, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_hostile_ids_are_loaded_unchanged(tmp_path: Path) -> None:
     assert read.user_ids.to_pylist() == HOSTILE[::-1]
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, MODEL_MANIFEST])
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_flipped_byte_is_refused_with_the_file(store: Store, name: str, part: float) -> None:
     data = bytearray(store.read(name))
@@ -163,16 +163,16 @@ def test_missing_file_is_refused_with_its_name(store: Store, name: str) -> None:
 
 
 def test_manifest_without_a_file_is_refused(store: Store) -> None:
-    hashes = store.read_json(MANIFEST)["files"]
+    hashes = store.read_json(MODEL_MANIFEST)["files"]
     del hashes["model.safetensors"]
     digest = hashlib.sha256(to_json(hashes)).hexdigest()
-    store.write_json(MANIFEST, {"files": hashes, "digest": digest})
+    store.write_json(MODEL_MANIFEST, {"files": hashes, "digest": digest})
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_artifact(store)
 
 
 def test_directory_without_a_manifest_is_no_model(store: Store) -> None:
-    store.delete([MANIFEST])
+    store.delete([MODEL_MANIFEST])
     with pytest.raises(InputError, match="no complete model"):
         load_artifact(store)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from visrec.models import dropout
+from visrec.models.arrays import BATCH_KERNEL
 from visrec.models.dropout import drop_features, dropout_threshold, scale_and_drop
 from visrec.models.feature_scale import FeatureScale
 from visrec.native import compile_and_load
 
-KERNEL, WHY = compile_and_load(dropout.SOURCE)
+KERNEL, WHY = compile_and_load(BATCH_KERNEL)
 needs_kernel = pytest.mark.skipif(KERNEL is None, reason=f"no compiled kernel here: {WHY}")
 SEEDS = (0, 1, 2**62 + 12345)
 

@@ -77,7 +77,7 @@ class Formula:
 
 def test_scores_equal_the_formula_with_new_items_and_empty_profiles() -> None:
     model, known_NK = _model(), features_at(ACTIVITY, NOW)
-    catalogue = replace(WORLD, activity_NK=known_NK[ORDER])
+    catalogue = replace(WORLD, activity_NA=known_NK[ORDER])
     scorer = model.scorer(model.item_arrays(catalogue))
     lists = jagged_lists([[int(ROW[item]) for item in profile] for profile in PROFILES])
     state = scorer.prepare(JaggedTensor.from_jagged(lists), torch.full((5,), -1))
@@ -91,7 +91,7 @@ def test_scores_equal_the_formula_with_new_items_and_empty_profiles() -> None:
 
 def _scores_of(model: Hybrid | Ease) -> Floats:
     """(profiles, 12) scores of the world's items by their rows; NaN for the items of a profile."""
-    catalogue = replace(WORLD, activity_NK=features_at(ACTIVITY, NOW)[ORDER])
+    catalogue = replace(WORLD, activity_NA=features_at(ACTIVITY, NOW)[ORDER])
     scorer = model.scorer(model.item_arrays(catalogue))
     lists = jagged_lists([[int(ROW[item]) for item in profile] for profile in PROFILES])
     state = scorer.prepare(JaggedTensor.from_jagged(lists), torch.full((5,), -1))
@@ -165,9 +165,9 @@ def test_loss_is_that_of_scores_at_each_example_s_own_moment() -> None:
         candidates=Candidates(torch.from_numpy(invalid_BC), torch.zeros(4)),
         ordered_profiles=True,
         activity=ActivityBatch(
-            moment_B=torch.tensor([g for _, _, g in examples]),
-            candidate_GCK=torch.from_numpy(known_GMK[:, :4].copy()),
-            positive_BK=torch.from_numpy(
+            group_B=torch.tensor([g for _, _, g in examples]),
+            candidate_GCA=torch.from_numpy(known_GMK[:, :4].copy()),
+            positive_BA=torch.from_numpy(
                 np.stack([known_GMK[g, place[i]] for _, i, g in examples])
             ),
         ),
@@ -184,7 +184,7 @@ def test_loss_is_that_of_scores_at_each_example_s_own_moment() -> None:
 
 def test_dropped_vectors_and_activity_change_nothing_of_other_items() -> None:
     known_NK = features_at(ACTIVITY, NOW)
-    catalogue = replace(SEEN, activity_NK=known_NK[:TRAINED])
+    catalogue = replace(SEEN, activity_NA=known_NK[:TRAINED])
     without = _model(vector_dropout=1.0, activity_dropout=1.0)
     arrays = without.item_arrays(catalogue)
     width = arrays["profile"].shape[1]
@@ -198,7 +198,7 @@ def test_dropped_vectors_and_activity_change_nothing_of_other_items() -> None:
 
 def test_arrays_of_a_model_that_does_not_read_the_activity_stay_the_same_overnight() -> None:
     model = _model(activity_dropout=1.0)
-    nights = [replace(SEEN, activity_NK=features_at(ACTIVITY, NOW)[:TRAINED]), SEEN]
+    nights = [replace(SEEN, activity_NA=features_at(ACTIVITY, NOW)[:TRAINED]), SEEN]
     tonight, other = (model.item_arrays(catalogue) for catalogue in nights)
     assert tonight.keys() == other.keys() == {"vectors", "profile"}
     for name, array in tonight.items():

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.training import jagged_lists
-from visrec.models import dropout, pooling
+from visrec.models import pooling
+from visrec.models.arrays import BATCH_KERNEL
 from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import max_and_mean, pool
 from visrec.native import compile_and_load
 from visrec.threads import torch_threads
 
-KERNEL, WHY = compile_and_load(dropout.SOURCE)
+KERNEL, WHY = compile_and_load(BATCH_KERNEL)
 lists_of_rows = st.lists(st.lists(st.integers(0, 7), max_size=9), min_size=1, max_size=6)
 
 

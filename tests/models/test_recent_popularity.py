@@ -28,7 +28,7 @@ def test_scores_are_logarithms_of_counts(days: int, counts: list[int]) -> None:
     config = RecentPopularityConfig(days=days)  # type: ignore[arg-type]
     model = RecentPopularity(config, Sizes(items=4, users=2, feature_dim=1))
     catalogue = replace(
-        Catalogue(np.zeros((4, 1)), np.arange(4)), activity_NK=features_at(ACTIVITY, NOW)
+        Catalogue(np.zeros((4, 1)), np.arange(4)), activity_NA=features_at(ACTIVITY, NOW)
     )
     scorer = model.scorer(model.item_arrays(catalogue))
     lists = JaggedTensor.from_jagged(jagged_lists([[0], []]))

@@ -11,7 +11,7 @@ import pytest
 
 from visrec.capacity import WorkloadSize
 from visrec.features.extract import ExtractResources
-from visrec.features.table import MANIFEST, Identity, Manifest
+from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
 from visrec.pipelines.capacity_checks import (
     ProcessRequest,
     check_memory,
@@ -131,7 +131,7 @@ def test_workload_is_estimated_from_the_workspace(tmp_path: Path) -> None:
     manifest = Manifest(
         identity=identity, files={"a": 30, "b": 12}, rejected={}, settings={}, digest=""
     )
-    (workspace / "features").write_json(MANIFEST, manifest.to_dict())
+    (workspace / "features").write_json(FEATURES_MANIFEST, manifest.to_dict())
     (tmp_path / "interactions.parquet").mkdir()
     for part in range(20):  # more files than are opened
         pq.write_table(

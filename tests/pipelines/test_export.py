@@ -11,7 +11,7 @@ from visrec.cli.launch import launch
 from visrec.cli.summary import Summary
 from visrec.errors import VisrecError
 from visrec.pipelines import nightly
-from visrec.pipelines.export import ExportJob, check, export_to_all, main
+from visrec.pipelines.export import ExportJob, check, export_or_raise, main
 from visrec.pipelines.nightly import NightlyJob
 from visrec.publication.pointer import read_pointer
 from visrec.storage.store import Store
@@ -91,10 +91,10 @@ def test_target_that_fails_stops_no_other_and_is_named(
     publish(recommendations, "r1", made_lists(10))
     urls, leases = ["redis://127.0.0.1:1/0", str(to)], Store.at(str(tmp_path / "exports"))
     with pytest.raises(VisrecError, match=r"not be exported to redis://127.0.0.1:1/0; the"):
-        export_to_all(urls, recommendations, leases)
+        export_or_raise(urls, recommendations, leases)
     assert "Could not export to redis://127.0.0.1:1/0" in capsys.readouterr().err
     assert to.exists()
-    rows = export_to_all(urls[1:], recommendations, leases)
+    rows = export_or_raise(urls[1:], recommendations, leases)
     assert rows == {f"at {to}": "r1, 10 lists written"}
 
 

@@ -12,9 +12,8 @@ from tests.publication.test_forget import damage, part_of, write_run
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.evaluation.results import PER_USER
-from visrec.features.table import MANIFEST as FEATURES_MANIFEST
-from visrec.features.table import Identity, Manifest
-from visrec.models.artifact import MANIFEST
+from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
+from visrec.models.artifact import MODEL_MANIFEST
 from visrec.pipelines.forget import ForgetJob, main, read_user_ids
 from visrec.publication.completion import finish_run
 from visrec.publication.manifest import require_intact_run
@@ -106,7 +105,7 @@ def test_damaged_file_keeps_users_in_its_own_place_alone(tmp_path: Path) -> None
         finish_run(run, draft_manifest(**fields), [PASSED])
     damage(runs["r1"][0], part_of(runs["r1"][0], "12"), "cut")
     model = Store(str(tmp_path / "models" / "m1"))
-    model.write(MANIFEST, b'{"files": {"weights": "1"}, "digest": "2"}')
+    model.write(MODEL_MANIFEST, b'{"files": {"weights": "1"}, "digest": "2"}')
     evaluation = Store(str(tmp_path / "evaluation" / "interrupted"))
     evaluation.write_table(PER_USER, pa.table({"user_id": ["12", "13"], "auc": [0.5, 0.5]}))
     checkpoint = Store(str(tmp_path / "training"))

@@ -11,7 +11,7 @@ import yaml
 from tests.integration.workspace import undocumented_rows
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
-from visrec.cli.workspace_keys import FILE
+from visrec.cli.workspace_keys import WORKSPACE_FILE
 from visrec.errors import InputError, StorageError
 from visrec.pipelines import check, init
 from visrec.pipelines.check import CheckJob
@@ -48,7 +48,7 @@ def run_init(workspace: Path, **keys: object) -> dict[str, object]:
 
 
 def kept(workspace: Path) -> object:
-    return yaml.safe_load((workspace / FILE).read_text())
+    return yaml.safe_load((workspace / WORKSPACE_FILE).read_text())
 
 
 def run_check(workspace: Path, *flags: str) -> dict[str, object]:
@@ -68,7 +68,7 @@ def test_own_files_need_no_key_after_init(shop: Path) -> None:
         "rules": None,
         "publish": None,
     }
-    text = (shop / FILE).read_text()
+    text = (shop / WORKSPACE_FILE).read_text()
     assert "# 'a_1' is then a picture of 'a'" in text
     assert "# the table has order_no, customer_email, sku, ordered_at" in text
     facts = run_check(shop)
@@ -201,7 +201,7 @@ def test_column_of_availability_stays_where_the_items_have_to_be_filled_in(shop:
     found = kept(shop)
     assert isinstance(found, dict)
     assert found["items_columns"] == {"item_id": "COLUMN", "available": "in_stock"}
-    text = (shop / FILE).read_text()
+    text = (shop / WORKSPACE_FILE).read_text()
     assert "# the table has c1, in_stock; in_stock says which items are available" in text
 
 
@@ -301,7 +301,7 @@ def test_data_that_are_not_there_are_refused(
     (shop / "bare").mkdir()
     with pytest.raises(InputError, match=rf"--{key}"):
         run_init(shop, **keys)
-    assert not (shop / FILE).exists()
+    assert not (shop / WORKSPACE_FILE).exists()
 
 
 def test_names_of_items_and_users_tables_are_proposed(shop: Path) -> None:
@@ -405,10 +405,10 @@ def test_key_that_a_night_can_do_without_is_a_remark_and_no_fault(shop: Path) ->
 def test_column_of_stock_is_proposed_only_without_one_of_availability(shop: Path) -> None:
     (shop / "items.csv").write_text("item_id,available,inventory_level\na,yes,3\n")
     assert "items_columns" not in str(run_init(shop)["proposed"])
-    (shop / FILE).unlink()
+    (shop / WORKSPACE_FILE).unlink()
     (shop / "items.csv").write_text("item_id,inventory_level\na,3\n")
     run_init(shop)
-    assert "# inventory_level says how many are in stock" in (shop / FILE).read_text()
+    assert "# inventory_level says how many are in stock" in (shop / WORKSPACE_FILE).read_text()
 
 
 def test_mapping_with_a_column_to_fill_in_is_one_fault(shop: Path) -> None:

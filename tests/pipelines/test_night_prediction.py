@@ -36,7 +36,7 @@ def orders(users: int, *days: int) -> InteractionLog:
     [
         (orders(60, 0), {}, f"{DEFAULT_ROW}: hybrid could not be trained, because none"),
         (orders(60, 30, 31), {},
-         f"{DEFAULT_ROW}: hybrid could not be trained, because it knows no interaction: all are"),
+         f"{DEFAULT_ROW}: hybrid could not be trained, because all interactions are"),
         (orders(40, 0, 1, 2, 3), {},
          f"{DEFAULT_ROW}, until it is known whether hybrid is better: 40 users could test "
          "it, fewer than gates.min_lists (50)"),

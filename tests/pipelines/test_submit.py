@@ -150,7 +150,7 @@ submit.submit(["nightly"])
         check=False,
     )
     assert ended.returncode == 130
-    assert "job-1 still runs in the cluster: `ray job status job-1` tells" in ended.stderr
+    assert "job-1 still runs in the cluster: `ray job status job-1` shows" in ended.stderr
     assert "Nothing half done was published" not in ended.stderr
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from visrec.interactions.log import ReadReport
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import MANIFEST, RunManifest, ShardFile
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest, ShardFile
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
@@ -60,6 +60,6 @@ def published_run_id(lists: Store) -> str:
     manifest = lists.read(pointer["manifest"])
     assert hashlib.sha256(manifest).hexdigest() == pointer["manifest_sha256"]
     run = run_store(lists, pointer["run_id"])
-    for name, file in run.read_json(MANIFEST)["files"].items():
+    for name, file in run.read_json(RUN_MANIFEST)["files"].items():
         assert hashlib.sha256(run.read(name)).hexdigest() == file["sha256"]
     return str(pointer["run_id"])

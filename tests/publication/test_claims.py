@@ -16,7 +16,7 @@ from visrec.publication.claims import (
     seal,
 )
 from visrec.publication.completion import finish_run
-from visrec.publication.manifest import MANIFEST, RunManifest
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest
 from visrec.storage.store import Store, to_json
 
 
@@ -43,7 +43,7 @@ def test_writer_that_lost_its_claim_cannot_complete_the_run(store: Store) -> Non
     claim_run(store, "b")
     with pytest.raises(ConflictError, match="for lists of other inputs"):
         finish_run(store, draft, [PASSED], inputs_digest="a")
-    assert not store.exists(MANIFEST)
+    assert not store.exists(RUN_MANIFEST)
 
 
 def test_claim_is_refused_after_seal_except_for_the_same_inputs(store: Store) -> None:
@@ -51,13 +51,13 @@ def test_claim_is_refused_after_seal_except_for_the_same_inputs(store: Store) ->
     claim_run(store, "a")
     draft = written(store)
     finish_run(store, draft, [PASSED], inputs_digest="a")
-    store.delete([MANIFEST])
+    store.delete([RUN_MANIFEST])
     assert store.read_json(CLAIM)["state"] == "sealed"
     with pytest.raises(InputError, match="was made from other inputs"):
         claim_run(store, "b")
     claim_run(store, "a")
     finish_run(store, draft, [PASSED], inputs_digest="a")
-    assert store.exists(MANIFEST)
+    assert store.exists(RUN_MANIFEST)
 
 
 def test_swap_writes_only_if_nothing_has_changed_since_the_read(store: Store) -> None:

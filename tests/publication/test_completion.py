@@ -18,7 +18,7 @@ from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import (
     HELD_BACK,
-    MANIFEST,
+    RUN_MANIFEST,
     ForcedPublication,
     RunManifest,
     ShardFile,
@@ -146,7 +146,7 @@ def test_manifest_has_the_files_and_the_gates(run: Store) -> None:
     assert manifest.gates == (PASSED,)
     assert manifest.forced is None
     assert manifest.completed_at
-    assert run.read_json(MANIFEST)["gates"] == [
+    assert run.read_json(RUN_MANIFEST)["gates"] == [
         {
             "name": "share of the users with a list",
             "found": 1.0,
@@ -199,7 +199,7 @@ def test_completion_is_refused_if_a_file_is_not_what_was_written(run: Store) -> 
 def test_shards_of_an_earlier_attempt_are_removed(run: Store) -> None:
     written(run, b"cut", b"into", b"three")
     finish_run(run, written(run, b"now two", b"shards"), [PASSED])
-    assert file_names(run) == {"part-00000.parquet", "part-00001.parquet", MANIFEST}
+    assert file_names(run) == {"part-00000.parquet", "part-00001.parquet", RUN_MANIFEST}
 
 
 def test_run_with_a_missing_file_is_not_complete(run: Store) -> None:

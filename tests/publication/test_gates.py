@@ -32,6 +32,7 @@ from visrec.publication.gate import Gate
 from visrec.publication.gate_context import (
     NO_LAST,
     NOT_EVALUATED,
+    FeatureCounts,
     GateContext,
     GatesConfig,
     ServingChoice,
@@ -56,8 +57,8 @@ UNAVAILABLE = "entries with an item that is not available"
 CONSUMED = "entries that the user has taken or that are blocked"
 NOT_FINITE = "entries with a NaN or infinite score"
 UNSORTED = "lists that are not sorted, best item first"
-WRONG_REASONS = "reasons that the user never took, and wrong fallback flags"
-MISSING_TABLES = "tables that the last publication had and this run does not have"
+WRONG_REASONS = "reasons with an item that the user never took, and wrong fallback flags"
+MISSING_TABLES = "input tables of the last publication that are missing now"
 
 # -------------------------------------------------------------------------------------- clean runs
 
@@ -117,14 +118,17 @@ def test_first_run_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> Non
 def test_features_that_were_always_missing_hold_back_no_run() -> None:
     """Pictures of what was sold are gone, and the last publication was like that, or is none."""
     shop = open_shop()
-    shop.context = {"interaction_counts": (1000, 600), "item_counts": (400, 200)}
+    shop.context = {
+        "interaction_counts": FeatureCounts(1000, 600),
+        "item_counts": FeatureCounts(400, 200),
+    }
     assert failed(shop) == {"max_without_feature_rise"}
     shares = {"interactions": 0.6, "items": 0.5}
     shop.context["last"] = shop.last_manifest(without_feature=shares)
     assert not failed(shop)
-    shop.context["interaction_counts"] = (1000, 790)
+    shop.context["interaction_counts"] = FeatureCounts(1000, 790)
     assert not failed(shop)
-    shop.context["interaction_counts"] = (1000, 810)
+    shop.context["interaction_counts"] = FeatureCounts(1000, 810)
     assert failed(shop) == {"max_without_feature_rise"}
     shop.before, shop.context["last"] = [], None
     assert not failed(shop)
@@ -286,8 +290,9 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
     "half the users of the last time": ("min_queries_of_last", of_last(queries=401)),
     "the fallback for half": ("max_cold_rise", scored(fallback_for_half)),
     "stale features of interactions": (
-        "max_without_feature_rise", known(interaction_counts=(1000, 300))),
-    "stale features of the catalogue": ("max_without_feature_rise", known(item_counts=(400, 160))),
+        "max_without_feature_rise", known(interaction_counts=FeatureCounts(1000, 300))),
+    "stale features of the catalogue": (
+        "max_without_feature_rise", known(item_counts=FeatureCounts(400, 160))),
     "worse than VisRank": ("min_gain", known(evaluation=evaluated(0.6, visrank=0.7))),
     "worse than popularity": ("min_gain", known(evaluation=evaluated(0.75, popularity=0.8))),
 }  # fmt: skip
@@ -437,7 +442,8 @@ def test_item_to_item_run_has_no_gate_about_users_or_evaluation() -> None:
     context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
         count_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
-        personalized=True, interaction_counts=(10, 9), item_counts=(100, 0),
+        personalized=True, interaction_counts=FeatureCounts(10, 9),
+        item_counts=FeatureCounts(100, 0),
         model_digest=MODEL, model_name="curatornet", tables=[], last=None,
         evaluation=None,
     )  # fmt: skip

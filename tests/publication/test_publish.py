@@ -10,7 +10,7 @@ from tests.publication.runs import PASSED, draft_manifest, published_run_id, wri
 from tests.storage.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, InputError
 from visrec.publication.completion import finish_run
-from visrec.publication.manifest import MANIFEST, RunManifest
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest
 from visrec.publication.pointer import LATEST, read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.rollback import roll_back
@@ -74,9 +74,9 @@ def test_last_publication_without_its_manifest_counts_as_absent(
 ) -> None:
     complete(lists, "r1")
     publish_run(lists, "r1")
-    run_store(lists, "r1").delete([MANIFEST])
+    run_store(lists, "r1").delete([RUN_MANIFEST])
     if data is not None:
-        run_store(lists, "r1").write(MANIFEST, data)
+        run_store(lists, "r1").write(RUN_MANIFEST, data)
     messages: list[str] = []
     assert read_published_manifest(lists, messages.append) is None
     assert problem in messages[0]
@@ -102,7 +102,7 @@ def test_run_that_is_not_complete_is_not_published(lists: Store) -> None:
 def test_run_with_a_damaged_manifest_is_not_published(lists: Store) -> None:
     complete(lists, "r1")
     run = run_store(lists, "r1")
-    run.write(MANIFEST, run.read(MANIFEST).replace(b'"r1"', b'"r2"'))
+    run.write(RUN_MANIFEST, run.read(RUN_MANIFEST).replace(b'"r1"', b'"r2"'))
     with pytest.raises(InputError, match="is damaged"):
         publish_run(lists, "r1")
     assert not lists.exists(LATEST)

@@ -10,7 +10,7 @@ from tests.publication.runs import PASSED, draft_manifest, published_run_id, wri
 from visrec.errors import ConflictError, StorageError
 from visrec.publication.claims import CLAIM, claim_run, seal
 from visrec.publication.completion import finish_run
-from visrec.publication.manifest import MANIFEST, ShardFile, read_run_manifest
+from visrec.publication.manifest import RUN_MANIFEST, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.retention import remove_old_runs
@@ -132,7 +132,7 @@ def test_manifest_is_removed_first_and_the_claim_last(lists: Store) -> None:
     assert remove_old_runs(recorder, 3) == DATES[:4]
     for run_id in DATES[:4]:
         deleted = [name for name in recorder.deleted if name.startswith(f"run={run_id}/")]
-        assert (deleted[0] == f"run={run_id}/{MANIFEST}") == (run_id != DATES[1])
+        assert (deleted[0] == f"run={run_id}/{RUN_MANIFEST}") == (run_id != DATES[1])
         assert deleted[-1] == f"run={run_id}/{CLAIM}"
         assert {name for name in files if name.startswith(f"run={run_id}/")} <= set(deleted)
     assert {name.partition("/")[0] for name in recorder.deleted} == {f"run={d}" for d in DATES[:4]}

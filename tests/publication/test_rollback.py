@@ -10,7 +10,7 @@ from tests.publication.runs import PASSED, draft_manifest, published_run_id, wri
 from visrec.errors import ConflictError, InputError
 from visrec.publication.claims import CLAIM, claim_run
 from visrec.publication.completion import finish_run, read_complete_run
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.rollback import roll_back
@@ -106,7 +106,7 @@ REFUSED: Mapping[str, tuple[list[Callable[[Store], Any]], str | None, str]] = {
     "a misspelt run": ([lambda lists: publish(lists, "2026-11-21", "2026-11-22")], "2026-11-2",
                        r"did you mean 2026-11-21\?"),
     "a run without a manifest": ([three_nights, half_a_run], "half", "no complete run"),
-    "the run before was removed": ([three_nights, lose(MANIFEST)], None, "no complete run"),
+    "the run before was removed": ([three_nights, lose(RUN_MANIFEST)], None, "no complete run"),
     "the published one": ([three_nights], "r3", "the run that is published"),
     "an id that is no name": ([three_nights], "../r2", "--run_id '../r2'"),
     "a file of the run before is lost": (
@@ -208,14 +208,14 @@ def test_rollback_to_a_rolled_back_run_publishes_it_again(lists: Store) -> None:
 DAMAGED = (b"", b"{", b"[]", b'{"run_id": 3}', b'{"files": {}}', b"\xff\xfe", b"[" * 9999)
 
 
-@pytest.mark.parametrize("name", [LATEST, MANIFEST, CLAIM])
+@pytest.mark.parametrize("name", [LATEST, RUN_MANIFEST, CLAIM])
 def test_damaged_record_is_named(lists: Store, name: str) -> None:
     publish(lists, "r1", "r2")
     run = run_store(lists, "r2")
     store = lists if name == LATEST else run
     read: Callable[[], object] = {
         LATEST: lambda: publish_run(lists, "r1"),
-        MANIFEST: lambda: read_complete_run(run),
+        RUN_MANIFEST: lambda: read_complete_run(run),
         CLAIM: lambda: claim_run(run, "inputs"),
     }[name]
     intact = store.read_if_exists(name)

@@ -32,7 +32,7 @@ from visrec.publication import delta_checkpoint, delta_table, iceberg_table
 from visrec.publication.delta_table import DELTA_LOG
 from visrec.publication.iceberg_table import HINT, ICEBERG
 from visrec.publication.list_tables import Layout
-from visrec.publication.manifest import MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
 from visrec.publication.pointer import TableFormat, read_pointer, replace_pointer
 from visrec.publication.publish import next_pointer, publication_status, publish_run
 from visrec.publication.retention import remove_old_runs
@@ -70,7 +70,7 @@ def move_pointer_alone(lists: Store, run_id: str) -> None:
     """What a process leaves that is killed right after it moved the pointer."""
     pointer, version = read_pointer(lists)
     run = run_store(lists, run_id)
-    moved = next_pointer(run_id, run.read(MANIFEST), require_intact_run(run), pointer)
+    moved = next_pointer(run_id, run.read(RUN_MANIFEST), require_intact_run(run), pointer)
     assert replace_pointer(lists, moved, version)
 
 
@@ -118,7 +118,7 @@ def test_no_file_of_a_run_is_copied_or_changed(local: Store) -> None:
     run = run_store(local, "2026-11-22T03:00")
     named = {entry.name for entry in run.list()}
     require_intact_run(run)
-    assert named == {*require_intact_run(run).files, MANIFEST}
+    assert named == {*require_intact_run(run).files, RUN_MANIFEST}
     assert not [entry.name for entry in local.list("_") if entry.name.endswith("parquet")]
     assert seen(local) == 3 * [{"2026-11-22T03:00"}]
 
@@ -126,7 +126,7 @@ def test_no_file_of_a_run_is_copied_or_changed(local: Store) -> None:
 def test_run_that_is_made_again_under_its_name_is_shown_once(local: Store) -> None:
     """Its files have the names of those before."""
     publish(local, "r1")
-    run_store(local, "r1").delete([MANIFEST])
+    run_store(local, "r1").delete([RUN_MANIFEST])
     complete_lists(local, "r1", cutoff=1)
     assert publish_run(local, "r1")
     assert seen(local) == 3 * [{"r1"}]
@@ -183,7 +183,7 @@ def test_retention_first_moves_the_tables_away_from_a_run_that_it_removes(local:
     roll_back(local, "2026-11-20")
     pointer, version = read_pointer(local)
     run = run_store(local, "2026-11-22")
-    moved = next_pointer("2026-11-22", run.read(MANIFEST), require_intact_run(run), pointer)
+    moved = next_pointer("2026-11-22", run.read(RUN_MANIFEST), require_intact_run(run), pointer)
     replace_pointer(local, dataclasses.replace(moved, previous_run_id=None), version)
     assert seen(local) == 3 * [{"2026-11-20"}]
     assert remove_old_runs(local, 2) == ["2026-11-20"]

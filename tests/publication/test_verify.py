@@ -79,7 +79,7 @@ def test_counts_of_random_lists_equal_those_of_a_plain_loop(seed: int) -> None:
     assert checks.unknown == sum(e["item_id"] not in ids for _, e in entries)
     gone = [e for _, e in entries if e["item_id"] in ids and e["item_id"] not in free]
     assert checks.unavailable == len(gone)
-    assert checks.consumed == sum(e["item_id"] in mine.get(u, ()) for u, e in entries)
+    assert checks.excluded == sum(e["item_id"] in mine.get(u, ()) for u, e in entries)
     assert checks.not_finite == sum(np.isnan(e["score"]) for _, e in entries)
     reasons = [(u, e["because_item_id"]) for u, e in entries if e["because_item_id"] and u in mine]
     assert checks.wrong_reasons == sum(reason not in mine[u] for u, reason in reasons)
@@ -166,7 +166,7 @@ def test_counts_with_rules_equal_those_of_a_plain_loop(
                 seen["too long"] += len(mine) > wanted
         assert checks.against_rules == against
         assert checks.wrong_lengths == wrong
-        assert checks.consumed == sum(
+        assert checks.excluded == sum(
             row in closed[user] for user, mine in found if user >= 0 for row in mine
         )
         seen["against"] += against

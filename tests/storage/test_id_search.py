@@ -116,7 +116,9 @@ def test_links_are_followed_once_and_closed_folders_are_told(
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = {file.name: file.is_closed for file in list_all_files(Store(str(tmp_path / "shop")))}
+    found = {
+        file.name: file.is_unlistable for file in list_all_files(Store(str(tmp_path / "shop")))
+    }
     assert found == {"a/x.txt": False, "link/x.txt": False, "lost+found/": True}
     assert SEARCH.find(Store(str(tmp_path / "shop")), "lost+found/") == (set(), False)
 

@@ -64,7 +64,7 @@ def _have_equal_weights(one: Trainer, other: Trainer) -> bool:
 def test_refit_trains_on_all_rows_for_the_selected_number_of_epochs() -> None:
     steady = {"lr_patience": 99}  # otherwise the refit has its own schedule: see below
     refitted = _train(_with(**steady))
-    selection = refitted.progress.selection
+    selection = refitted.progress.first_fit_progress
     assert selection
     aucs = [epoch["val_auc"] for epoch in selection.history]
     best = aucs.index(max(aucs)) + 1
@@ -78,7 +78,7 @@ def test_refit_that_diverges_in_a_later_epoch_is_an_error() -> None:
     """Otherwise the model would be of fewer epochs than its metrics say."""
 
     def spoil(trainer: Trainer) -> None:
-        if trainer.progress.selection and trainer.progress.epoch == 1:
+        if trainer.progress.first_fit_progress and trainer.progress.epoch == 1:
             with torch.no_grad():
                 next(trainer.model.parameters()).fill_(math.inf)
 
@@ -127,7 +127,7 @@ class Recorder(Tracker):
 
 def test_refit_repeats_the_learning_rates_of_the_selection() -> None:
     refitted = _train(_with(epochs=6, stop_patience=6, learning_rate=0.3))
-    selection = refitted.progress.selection
+    selection = refitted.progress.first_fit_progress
     assert selection
     rates, selection_rates = (
         [epoch["learning_rate"] for epoch in p.history] for p in (refitted.progress, selection)
@@ -136,12 +136,12 @@ def test_refit_repeats_the_learning_rates_of_the_selection() -> None:
 
 
 def test_model_is_fitted_once_without_refit_or_without_validation() -> None:
-    assert _train(_with(refit=False)).progress.selection is None
+    assert _train(_with(refit=False)).progress.first_fit_progress is None
     recipe = _with(epochs=2)
     trainer = train_to_end(
         build_trainer(recipe, DATA.for_refit), recipe, DATA.for_refit, lambda _: None
     )
-    assert trainer.progress.selection is None
+    assert trainer.progress.first_fit_progress is None
 
 
 def test_every_epoch_of_both_fits_is_reported() -> None:
@@ -150,10 +150,10 @@ def test_every_epoch_of_both_fits_is_reported() -> None:
         build_trainer(RECIPE, DATA),
         RECIPE,
         DATA,
-        lambda t: seen.append((t.progress.selection is not None, t.progress.epoch)),
+        lambda t: seen.append((t.progress.first_fit_progress is not None, t.progress.epoch)),
     )
-    assert trainer.progress.selection
-    first, second = len(trainer.progress.selection.history), trainer.progress.epoch
+    assert trainer.progress.first_fit_progress
+    first, second = len(trainer.progress.first_fit_progress.history), trainer.progress.epoch
     assert seen == [(False, n + 1) for n in range(first)] + [(True, n + 1) for n in range(second)]
 
 
@@ -163,7 +163,7 @@ def _interrupt_and_restore(
     """The trainer as restored from the first epoch of a fit, after which the run was stopped."""
 
     def stop(trainer: Trainer) -> None:
-        if bool(trainer.progress.selection) == refitting:
+        if bool(trainer.progress.first_fit_progress) == refitting:
             save_checkpoint(trainer, folder)
             raise InterruptedError
 
@@ -178,7 +178,7 @@ def test_run_resumed_in_either_fit_ends_as_the_uninterrupted_one(
 ) -> None:
     uninterrupted = _train(RECIPE)
     resumed = _interrupt_and_restore(RECIPE, DATA, refitting, tmp_path)
-    assert (bool(resumed.progress.selection), resumed.progress.epoch) == (refitting, 1)
+    assert (bool(resumed.progress.first_fit_progress), resumed.progress.epoch) == (refitting, 1)
     trainer = train_to_end(resumed, RECIPE, DATA, lambda _: None)
     assert training_metrics(trainer.progress) == training_metrics(uninterrupted.progress)
     assert _have_equal_weights(trainer, uninterrupted)
@@ -189,7 +189,7 @@ def test_first_fit_starts_again_if_it_has_had_more_epochs_than_the_recipe_has(
     refitting: bool, tmp_path: Path
 ) -> None:
     def stop(trainer: Trainer) -> None:
-        at = (bool(trainer.progress.selection), trainer.progress.epoch)
+        at = (bool(trainer.progress.first_fit_progress), trainer.progress.epoch)
         if at == (refitting, 1 if refitting else 3):
             save_checkpoint(trainer, tmp_path)
             raise InterruptedError
@@ -206,9 +206,9 @@ def test_first_fit_starts_again_if_it_has_had_more_epochs_than_the_recipe_has(
 def test_selection_starts_again_if_the_recipe_has_more_epochs(tmp_path: Path) -> None:
     short = _with(epochs=2)
     save_checkpoint(_train(short), tmp_path)
-    assert restore_trainer(short, DATA, tmp_path).progress.selection
+    assert restore_trainer(short, DATA, tmp_path).progress.first_fit_progress
     restored = restore_trainer(RECIPE, DATA, tmp_path)
-    assert (restored.progress.selection, restored.progress.epoch) == (None, 0)
+    assert (restored.progress.first_fit_progress, restored.progress.epoch) == (None, 0)
     assert _have_equal_weights(train_to_end(restored, RECIPE, DATA, lambda _: None), _train(RECIPE))
 
 
@@ -235,7 +235,7 @@ HYBRID = TrainingRecipe(
 
 def test_added_score_raises_items_that_are_taken_together() -> None:
     trainer = train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, lambda _: None)
-    selection = trainer.progress.selection
+    selection = trainer.progress.first_fit_progress
     assert selection
     assert max(epoch["val_auc"] for epoch in selection.history) < 0.7
     assert selection.best_auc > 0.9
@@ -256,8 +256,8 @@ def test_nothing_is_added_where_it_does_not_help() -> None:
     plain = checkerboard(noise=0.1)  # the pictures tell all
     recipe = dataclasses.replace(HYBRID, train=dataclasses.replace(TRAIN, epochs=6))
     with_ease = train_to_end(build_trainer(recipe, plain), recipe, plain, lambda _: None)
-    assert with_ease.progress.selection
-    assert with_ease.progress.selection.added_weight == 0
+    assert with_ease.progress.first_fit_progress
+    assert with_ease.progress.first_fit_progress.added_weight == 0
     config = dataclasses.replace(recipe.model_config, ease_rank=0)
     recipe = dataclasses.replace(recipe, model_config=config)
     without = train_to_end(build_trainer(recipe, plain), recipe, plain, lambda _: None)

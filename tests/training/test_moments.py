@@ -72,7 +72,7 @@ def test_every_second_step_has_profiles_of_all_other_items() -> None:
 
 
 def _known_of_positives(batch: Any) -> dict[tuple[int, int], list[float]]:
-    examples = zip(_examples(batch), batch.activity.positive_BK.tolist(), strict=True)
+    examples = zip(_examples(batch), batch.activity.positive_BA.tolist(), strict=True)
     return {(user, positive): known for (user, positive, _), known in examples}
 
 
@@ -101,17 +101,17 @@ def test_candidates_are_items_that_somebody_had_taken_by_then() -> None:
     batch = _source(data).batch(0, len(data.train.values), 0, 1, CPU)
     assert batch.activity is not None
     assert batch.candidates is not None
-    known_BC = batch.activity.candidate_GCK[batch.activity.moment_B][:, :, -1] > 0
+    known_BC = batch.activity.candidate_GCA[batch.activity.group_B][:, :, -1] > 0
     assert not (~batch.candidates.invalid_BC & ~known_BC).any()
     # A first day has no candidate at all, a later one has some.
     assert (~batch.candidates.invalid_BC).any(dim=1).sum() > len(known_BC) / 2
     position_B = batch.positive_B
     candidates = len(batch.candidates)
     inside_B = position_B < candidates
-    of_candidate = batch.activity.candidate_GCK[
-        batch.activity.moment_B, position_B.clamp(max=candidates - 1)
+    of_candidate = batch.activity.candidate_GCA[
+        batch.activity.group_B, position_B.clamp(max=candidates - 1)
     ]
-    torch.testing.assert_close(batch.activity.positive_BK[inside_B], of_candidate[inside_B])
+    torch.testing.assert_close(batch.activity.positive_BA[inside_B], of_candidate[inside_B])
 
 
 def test_marker_in_the_future_changes_no_earlier_example() -> None:
@@ -126,7 +126,7 @@ def test_marker_in_the_future_changes_no_earlier_example() -> None:
     assert _examples(one) == _examples(two)
     assert one.activity is not None
     assert two.activity is not None
-    torch.testing.assert_close(one.activity.positive_BK, two.activity.positive_BK)
+    torch.testing.assert_close(one.activity.positive_BA, two.activity.positive_BA)
 
 
 def test_unique_works_are_compared_with_all_items_by_all_others_of_their_user() -> None:
@@ -140,8 +140,8 @@ def test_unique_works_are_compared_with_all_items_by_all_others_of_their_user() 
         assert profile == tuple(i for i in data.train[user].tolist() if i != positive)
     assert not batch.ordered_profiles
     assert batch.activity is not None
-    assert not batch.activity.candidate_GCK.any()
-    assert not batch.activity.positive_BK.any()
+    assert not batch.activity.candidate_GCA.any()
+    assert not batch.activity.positive_BA.any()
 
 
 def test_what_is_not_used_is_said() -> None:

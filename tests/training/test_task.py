@@ -31,7 +31,7 @@ from visrec.training.task import (
     fit_closed_form,
     fit_in_process,
 )
-from visrec.training.validation import sample_users, score_held_out
+from visrec.training.validation import held_out_aucs, sample_users
 
 DATA = checkerboard()
 EPOCH = {
@@ -75,7 +75,7 @@ def test_resources_are_those_of_each_worker_and_of_all(
 def test_line_of_an_epoch_says_what_it_was_validated_with(
     auc: float, selection: Progress | None, words: str
 ) -> None:
-    progress = Progress(epoch=3, history=[{**EPOCH, "val_auc": auc}], selection=selection)
+    progress = Progress(epoch=3, history=[{**EPOCH, "val_auc": auc}], first_fit_progress=selection)
     assert epoch_line(progress) == (f"epoch   3  loss 0.5000  {words}  lr 1.0e-03  2,048 triples/s")
 
 
@@ -119,7 +119,7 @@ def test_closed_form_model_is_validated_with_at_most_the_given_users(
     store = Store.at(str(tmp_path))
     auc = closed_form_auc(monkeypatch, store, DATA, validation_users=3, seed=4)
     model = build_model(make_task("visrank", VisRankConfig(), store).recipe, DATA)
-    auc_E = score_held_out(model, DATA, sample_users(DATA.validation, 3, seed=4))
+    auc_E = held_out_aucs(model, DATA, sample_users(DATA.validation, 3, seed=4))
     assert len(auc_E) == 3
     assert auc == auc_E.mean()
 
@@ -179,7 +179,7 @@ def test_training_that_is_stopped_goes_on_from_its_checkpoint(
 
     def stop_after_the_refits_first(trainer: Any, run: Store) -> None:
         write(trainer, run)
-        if trainer.progress.selection and trainer.progress.epoch == 1:
+        if trainer.progress.first_fit_progress and trainer.progress.epoch == 1:
             raise InterruptedError
 
     for name in ("calm", "stopped"):

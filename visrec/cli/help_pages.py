@@ -25,7 +25,7 @@ def page(command: str) -> Path:
 
 
 def with_help_page(command: Callable[[], NoReturn]) -> Callable[[], NoReturn]:
-    """The command, which prints its page and ends if all that it is asked for is `--help`.
+    """Wraps a command: asked for nothing but `--help`, it prints the stored page and exits.
 
     Help that depends on other arguments, such as `--model.name vbpr --help`, comes from the job.
     """
@@ -36,8 +36,8 @@ def with_help_page(command: Callable[[], NoReturn]) -> Callable[[], NoReturn]:
             text = page(command.__name__).read_text()
             print(text.replace(PROGRAM, Path(sys.argv[0]).name), end="")
             sys.exit(0)
-        # A job's imports make a million objects and no garbage: looking for it takes a tenth of
-        # their time. `launch` looks again.
+        # A job's imports make a million objects and no garbage; looking for garbage takes a tenth
+        # of their time. `launch` enables collection again.
         gc.disable()
         command()
 

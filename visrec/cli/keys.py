@@ -15,7 +15,7 @@ import yaml
 from visrec.errors import InputError, did_you_mean
 from visrec.storage.s3_settings import mask_secrets
 
-Keys = Mapping[str, object]  # every key of a job, and the annotation of its value
+KeyTypes = Mapping[str, object]  # every key of a job, and the annotation of its value
 Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
 
 # Of these a message may show the path: it names a place, and is no token of a service.
@@ -53,7 +53,7 @@ def config_keys(config_type: Any, prefix: str = "") -> dict[str, object]:
 
 
 def check_flags(
-    arguments: Sequence[str], keys: Keys, explain_foreign: Callable[[str], str] = lambda _: ""
+    arguments: Sequence[str], keys: KeyTypes, explain_foreign: Callable[[str], str] = lambda _: ""
 ) -> None:
     """Refuses flags that are not keys, also abbreviations: a new key could change their meaning.
 
@@ -83,11 +83,12 @@ def parse_yaml(data: bytes, path: str) -> Yaml:
     try:
         content = yaml.safe_load(data.decode())
     except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date such as 2026-13-45
-        raise InputError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
+        raise InputError(f"{path} is not valid YAML: {_yaml_problem(error)}", path=path) from None
     if not isinstance(content, dict | None):
         raise InputError(
             f"Found {without_secrets(repr(content))} in {path}; expected keys with values, such as "
-            "workspace: shop."
+            "workspace: shop.",
+            path=path,
         )
     return content or {}
 
@@ -111,7 +112,7 @@ def flow_yaml(value: Any) -> str:
 def check_yaml(
     path: str,
     content: Mapping[Any, object],
-    keys: Keys,
+    keys: KeyTypes,
     explain_foreign: Callable[[str], str] = lambda _: "",
 ) -> None:
     """Refuses unknown keys and missing values in a YAML file.
@@ -128,20 +129,27 @@ def check_yaml(
     for key, value in flatten(content, keys):
         if not key_exists(key, keys):
             hint = explain_foreign(key) or did_you_mean(key, keys)
-            raise InputError(_unknown_key(f"the key {without_secrets(key)} in {path}", hint))
+            found = f"the key {without_secrets(key)} in {path}"
+            raise InputError(_unknown_key(found, hint), path=path, key=key)
         nested = _first_key_below(key, keys)
         if nested and value is not None and not isinstance(value, Mapping):
             raise InputError(
                 f"Found {key}: {without_secrets(value)} in {path}; expected keys below it, such as "
-                f"{nested}."
+                f"{nested}.",
+                path=path,
+                key=key,
             )
         if value is None and key in keys and not _is_optional(keys[key]):
             raise InputError(
-                f"Found {key}: without a value in {path}; expected {_describe(keys[key])}."
+                f"Found {key}: without a value in {path}; expected {_describe(keys[key])}.",
+                path=path,
+                key=key,
             )
 
 
-def drop_empty_groups(content: Mapping[Any, Any], keys: Keys, prefix: str = "") -> dict[Any, Any]:
+def drop_empty_groups(
+    content: Mapping[Any, Any], keys: KeyTypes, prefix: str = ""
+) -> dict[Any, Any]:
     """The content of a YAML file without groups that have no key below them."""
     kept = {}
     for name, value in content.items():
@@ -153,7 +161,7 @@ def drop_empty_groups(content: Mapping[Any, Any], keys: Keys, prefix: str = "") 
     return kept
 
 
-def explain_parse_error(error: Exception, keys: Keys) -> str:
+def explain_parse_error(error: Exception, keys: KeyTypes) -> str:
     """An error of jsonargparse in one sentence: the key, the value found, what was expected."""
     text = " ".join(str(error).split())
     return (
@@ -164,8 +172,8 @@ def explain_parse_error(error: Exception, keys: Keys) -> str:
     )
 
 
-def _explain_stray_arguments(text: str, keys: Keys) -> str | None:
-    """`epochs=3` without dashes."""
+def _explain_stray_arguments(text: str, keys: KeyTypes) -> str | None:
+    """Explains `epochs=3` without dashes; None for another error."""
     match = re.match(r"unrecognized arguments: (.*)", text)
     if not match:
         return None
@@ -173,8 +181,8 @@ def _explain_stray_arguments(text: str, keys: Keys) -> str | None:
     return _unknown_key(repr(without_secrets(match[1])), did_you_mean(name, keys, "--"))
 
 
-def _explain_value_for_group(text: str, keys: Keys) -> str | None:
-    """`--model vbpr`, where `model` has keys below it."""
+def _explain_value_for_group(text: str, keys: KeyTypes) -> str | None:
+    """Explains `--model vbpr`, where `model` has keys below it; None for another error."""
     match = re.match(r'Parser key "([^"]+)": Unable to load config .([^"\']*)', text)
     nested = _first_key_below(match[1], keys) if match else None
     if not match or not nested:
@@ -183,8 +191,8 @@ def _explain_value_for_group(text: str, keys: Keys) -> str | None:
     return f"{found}; expected keys below it, such as --{nested}. {_SEE_HELP}"
 
 
-def _explain_value(text: str, keys: Keys) -> str | None:
-    """`--train.epochs many`."""
+def _explain_value(text: str, keys: KeyTypes) -> str | None:
+    """Explains `--train.epochs many`; None for another error."""
     key = re.match(r'Parser key "([^"]+)": (?:Expected|Does not validate)', text)
     value = re.search(r"(?:Got value|Given value): ?(.*)$", text)
     if not key or not value or key[1] not in keys:
@@ -200,14 +208,14 @@ def _unknown_key(found: str, hint: str) -> str:
     return f"Found {found}{hint or ', which is not a key of this job.'} {_SEE_HELP}"
 
 
-def key_exists(key: str, keys: Keys) -> bool:
+def key_exists(key: str, keys: KeyTypes) -> bool:
     """Whether this is a key, a group of keys, or an entry of a key whose value is a mapping."""
     if key in keys or _first_key_below(key, keys):
         return True
     return any(_is_mapping(kind) and key.startswith(f"{name}.") for name, kind in keys.items())
 
 
-def _first_key_below(group: str, keys: Keys) -> str | None:
+def _first_key_below(group: str, keys: KeyTypes) -> str | None:
     return next((key for key in keys if key.startswith(f"{group}.")), None)
 
 
@@ -224,7 +232,7 @@ def _is_optional(kind: object) -> bool:
 
 
 def flatten(
-    content: Mapping[Any, object], keys: Keys, prefix: str = ""
+    content: Mapping[Any, object], keys: KeyTypes, prefix: str = ""
 ) -> Iterator[tuple[str, object]]:
     """Dotted keys and values of nested mappings."""
     for name, value in content.items():

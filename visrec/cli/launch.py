@@ -2,10 +2,7 @@
 
 A job is a config dataclass and a `main(config, summary)`; `launch(main, Config)` does the rest.
 
-Exit codes: 0 done and published; 1 anything else than what follows; 2 bad configuration or input,
-which readers never notice (earlier steps of a night may have written data); 3 held back by a gate,
-or another process is at work (a night with `--exit_if_running 3`); 4 done, but an older or a later
-run stays published; 130 stopped by the user.
+The exit codes are those of `ExitCode` in `visrec.errors`.
 """
 
 import gc
@@ -22,11 +19,18 @@ from visrec.cli.cluster import closing_own_ray, ensure_ray
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.keys import without_secrets
 from visrec.cli.output import choose_output, say, say_end
-from visrec.cli.parse import flags, parse_in_workspace
+from visrec.cli.parse import flag_values, parse_in_workspace
 from visrec.cli.signals import ignore_signals
 from visrec.cli.summary import Summary
-from visrec.cli.workspace_keys import Remembered, used_of
-from visrec.errors import BusyError, GateError, InputError, StorageError, VisrecError
+from visrec.cli.workspace_keys import WorkspaceValues, values_used_by
+from visrec.errors import (
+    BusyError,
+    ExitCode,
+    GateError,
+    InputError,
+    StorageError,
+    VisrecError,
+)
 from visrec.storage.store import Store
 
 _RAY_NOTE = "\nFailed to apply UDF"  # Ray Data appends how often it retried to an error's message
@@ -38,14 +42,14 @@ class JobEnd:
 
     Attributes:
         job: its name.
-        exit_code: as in this module's head.
+        exit_code: its exit code.
         message: why the code is not 0; empty if it is.
         is_busy: whether another process was doing this work, so that this start did nothing.
         seconds: wall time.
     """
 
     job: str
-    exit_code: int
+    exit_code: ExitCode
     message: str
     is_busy: bool
     seconds: float
@@ -66,57 +70,62 @@ def launch(
         main: the job.
         job_type: its configuration; every field is a flag.
         check: checks the job's inputs before Ray starts and before anything is written.
-        after: tells others how the job ended; not called if the configuration is not valid.
-        needs_ray: whether Ray is started first. Of a local job that needs it `on a cluster`, single
-            steps start it if they have enough to do for several processes.
+        after: reports how the job ended; not called if the configuration is not valid.
+        needs_ray: when Ray is started before `main`: always, for every job but a local one (`on a
+            cluster`), or never. A local job starts it itself if it has work for several processes.
         only_reads: the job succeeds even if its summary cannot be written.
     """
-    gc.freeze()  # what was imported stays, and need not be looked at again
-    gc.enable()
     arguments = sys.argv[1:]
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
-        sys.stdout.reconfigure(errors="backslashreplace")
     summary = Summary(main.__module__.rpartition(".")[2])
     debug = _is_set("debug", arguments)
-    choose_output(  # again once the files of --config are read
-        summary.job, quiet=_is_set("quiet", arguments), log_json=_is_set("log_json", arguments)
-    )
+    _prepare_process(summary.job, arguments)
     config: Job | None = None
     cause: VisrecError | None = None
-    remembered = Remembered()
+    remembered = WorkspaceValues()
     start = time.perf_counter()
     try:
         config = parse_in_workspace(job_type, arguments)
         choose_output(summary.job, quiet=config.quiet, log_json=config.log_json)
-        debug, remembered = config.debug, used_of(config)
+        debug, remembered = config.debug, values_used_by(config)
         _require_durable_workspace(config)
         if check is not None:
             check(config)
         starts_ray = needs_ray == "always" or (needs_ray == "on a cluster" and not config.local)
         _run(main, config, summary, remembered, starts_ray=starts_ray, only_reads=only_reads)
-        code, message = (4, summary.not_published) if summary.not_published else (0, "")
+        message = summary.not_published or ""
+        code = ExitCode.NOT_PUBLISHED if message else ExitCode.DONE
     except Exception as error:
         cause = visrec_cause(error)
-        code, message = _code_and_message(error, cause, summary)
-        message += remembered.explain(message)
+        code, message = _code_and_message(error, cause, summary, remembered)
         if debug:
             traceback.print_exc()
     say_end(code, message)
     if config is not None and after is not None:
-        seconds = time.perf_counter() - start
         is_busy = summary.is_busy or isinstance(cause, BusyError)
-        _tell(after, config, JobEnd(summary.job, code, message, is_busy, seconds))
+        end = JobEnd(summary.job, code, message, is_busy, seconds=time.perf_counter() - start)
+        _report_end(after, config, end)
     sys.exit(code)
+
+
+def _prepare_process(job: str, arguments: Sequence[str]) -> None:
+    """Sets garbage collection and output, before the configuration is parsed."""
+    gc.freeze()  # what was imported stays, and need not be looked at again
+    gc.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
+        sys.stdout.reconfigure(errors="backslashreplace")
+    choose_output(  # again once the files of --config are read
+        job, quiet=_is_set("quiet", arguments), log_json=_is_set("log_json", arguments)
+    )
 
 
 def _is_set(switch: str, arguments: Sequence[str]) -> bool:
     """Whether a switch is among the arguments, which may not be valid."""
-    found = {name.replace("-", "_"): value for name, value in flags(arguments)}
+    found = {name.replace("-", "_"): value for name, value in flag_values(arguments)}
     return found.get(f"__{switch}", "false").lower() != "false"
 
 
-def _tell(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> None:
-    """Tells others how the job ended; a failure of that is printed and changes no exit code."""
+def _report_end(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> None:
+    """Reports how the job ended; a failure of that is printed and changes no exit code."""
     try:
         after(config, end)
     except Exception as error:
@@ -130,22 +139,22 @@ def _run(
     main: Callable[[Job, Summary], None],
     config: Job,
     summary: Summary,
-    remembered: Remembered,
+    remembered: WorkspaceValues,
     *,
     starts_ray: bool,
     only_reads: bool,
 ) -> None:
-    """Runs `main`, on Ray if it needs it; then prints the summary and writes it: a workspace that
-    cannot be written must not keep people from reading what was done.
+    """Runs `main`, on Ray if it needs it, prints the summary, and then writes it.
 
-    The summary of a start that did nothing is not written: it would replace that of the work.
+    It is printed first, so that people can read it even if the workspace cannot be written. A start
+    that did nothing writes no summary, because that would replace the summary of the work.
     """
     with closing_own_ray():
         if starts_ray:
             ensure_ray(config, summary)
         main(config, summary)
     summary.rows |= remembered.summary_row
-    summary.tell()
+    summary.print()
     if not summary.is_busy:
         write = summary.write_if_possible if only_reads else summary.write
         write(Store.at(config.workspace))
@@ -169,36 +178,38 @@ def _require_durable_workspace(config: JobConfig) -> None:
 
 
 def _code_and_message(
-    error: BaseException, cause: VisrecError | None, summary: Summary
-) -> tuple[int, str]:
+    error: BaseException, cause: VisrecError | None, summary: Summary, remembered: WorkspaceValues
+) -> tuple[ExitCode, str]:
     """The exit code for an error, and one paragraph that explains the error.
 
     Args:
         error: what ended the job.
         cause: visrec's error below it; None if there is none.
         summary: the job's summary.
+        remembered: what the workspace's `visrec.yaml` gave the job.
     """
     if cause is None:
-        if lost := next((one for one in _causes(error) if _is_loss(one)), None):
-            return 1, (
+        if lost := next((each for each in _causes(error) if _is_loss(each)), None):
+            return ExitCode.FAILED, (
                 "a Ray process or its machine was lost, and again whenever its work was repeated "
                 f"({type(lost).__name__}). Most often a machine has run out of memory, or its "
                 "provider has taken it away. `visrec doctor` estimates the memory that a job "
-                "needs. What is complete is kept: the same command goes on from there."
+                "needs. What is complete is kept: the same command continues from there."
             )
         last_line = (str(error).strip().splitlines() or [""])[-1]
-        return 1, (
+        return ExitCode.FAILED, (
             f"unexpected error: {type(error).__name__}: {last_line} (--debug shows a stack trace.)"
         )
-    return _exit_code(cause, summary), " ".join(str(cause).partition(_RAY_NOTE)[0].split())
+    message = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
+    return _exit_code(cause, summary), message + remembered.explain(cause)
 
 
-def _exit_code(error: VisrecError, summary: Summary) -> int:
+def _exit_code(error: VisrecError, summary: Summary) -> ExitCode:
     if isinstance(error, StorageError):
-        return 1 if summary.has_written else 2
+        return ExitCode.FAILED if summary.has_written else ExitCode.REFUSED
     if isinstance(error, InputError):
-        return 2
-    return 3 if isinstance(error, GateError | BusyError) else 1
+        return ExitCode.REFUSED
+    return ExitCode.HELD_BACK if isinstance(error, GateError | BusyError) else ExitCode.FAILED
 
 
 def _is_task_error(error: BaseException) -> bool:
@@ -229,7 +240,7 @@ def _is_loss(error: BaseException) -> bool:
 
 def visrec_cause(error: BaseException) -> VisrecError | None:
     """The `VisrecError` below the errors that Ray wrapped around it; None if there is none."""
-    return next((one for one in _causes(error) if isinstance(one, VisrecError)), None)
+    return next((each for each in _causes(error) if isinstance(each, VisrecError)), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ class NotifyConfig:
 
     Attributes:
         url: an Apprise URL, such as mailto://user:password@example.com or slack://...; it gets a
-            message for the exit codes 1, 2 and 3. Needs `pip install visrec[notify]`.
+            message for the exit codes 1, 2 and 3. Needs `pip install 'visrec[notify]'`.
     """
 
     url: str | None = None
@@ -30,7 +30,7 @@ def require_notifier(config: NotifyConfig) -> None:
         import apprise
     except ImportError as error:
         raise InputError(
-            "--notify.url needs Apprise, which is not installed: pip install visrec[notify]",
+            "--notify.url needs Apprise, which is not installed: pip install 'visrec[notify]'",
             key="notify.url",
         ) from error
     if not apprise.Apprise().add(config.url):

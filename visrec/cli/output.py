@@ -1,4 +1,4 @@
-"""What a job tells while it runs: text for people or JSON lines for programs, all or what matters.
+"""Reports what a job does: as text for people or as JSON lines for programs.
 
 `launch` chooses before the job runs; from Python it is text. docs/operations.md has the fields of
 the JSON lines.
@@ -17,7 +17,7 @@ Level = Literal["info", "warning", "error"]
 
 @dataclass
 class _Output:
-    """How this process tells what it does.
+    """How this process reports what it does.
 
     Attributes:
         job: the name of the job that it runs.
@@ -34,7 +34,7 @@ _output = _Output()
 
 
 def choose_output(job: str, *, quiet: bool, log_json: bool) -> None:
-    """Sets how this process tells what it does, as in `_Output`."""
+    """Sets how this process reports what it does, as in `_Output`."""
     _output.job, _output.quiet, _output.log_json = job, quiet, log_json
 
 
@@ -44,11 +44,11 @@ def is_terminal() -> bool:
 
 
 def say(text: str, level: Level = "info", **fields: Any) -> None:
-    """Tells one thing: an error on standard error, the rest on standard output.
+    """Reports one thing: an error on standard error, the rest on standard output.
 
     Args:
         text: for people; a line or several.
-        level: `warning` and `error` are told with --quiet, too.
+        level: `warning` and `error` are shown with --quiet, too.
         fields: the same for programs, any values that JSON can hold.
     """
     if _output.quiet and level == "info":
@@ -65,7 +65,7 @@ def warn(text: str) -> None:
 
 
 def say_end(exit_code: int, message: str) -> None:
-    """Tells how the job ended: the message if there is one, and in JSON the exit code."""
+    """Reports how the job ended: the message if there is one, and in JSON the exit code."""
     if _output.log_json:
         level: Level = "error" if message else "info"
         _write_line(level, {"text": message, "event": "end", "exit_code": exit_code})

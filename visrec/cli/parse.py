@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from visrec.cli.job import Job, JobConfig, ModelChoice
 from visrec.cli.keys import (
-    Keys,
+    KeyTypes,
     Yaml,
     check_flags,
     check_yaml,
@@ -29,7 +29,7 @@ from visrec.cli.keys import (
     parse_yaml,
     without_secrets,
 )
-from visrec.cli.workspace_keys import Remembered, read_remembered
+from visrec.cli.workspace_keys import WorkspaceValues, read_workspace_values
 from visrec.errors import InputError, did_you_mean, extended_errors
 from visrec.models import MODELS
 from visrec.models.base import TrainOverrides
@@ -52,7 +52,7 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
     Raises:
         InputError: a key is unknown or a value is invalid.
     """
-    return _parse(job_type, arguments, lambda *_: Remembered())
+    return _parse(job_type, arguments, lambda *_: WorkspaceValues())
 
 
 def parse_in_workspace(job_type: type[Job], arguments: Sequence[str]) -> Job:
@@ -62,16 +62,18 @@ def parse_in_workspace(job_type: type[Job], arguments: Sequence[str]) -> Job:
         InputError: as `parse`; or that file has a key that no workspace keeps.
         StorageError: the workspace cannot be read.
     """
-    return _parse(job_type, arguments, read_remembered)
+    return _parse(job_type, arguments, read_workspace_values)
 
 
 def _parse(
     job_type: type[Job],
     arguments: Sequence[str],
-    remember: Callable[[str, Keys], Remembered],
+    remember: Callable[[str, KeyTypes], WorkspaceValues],
 ) -> Job:
     arguments = _normalize(arguments, job_type)
-    files = [(path, _read_yaml(path)) for flag, path in flags(arguments) if flag == "--config"]
+    files = [
+        (path, _read_yaml(path)) for flag, path in flag_values(arguments) if flag == "--config"
+    ]
     has_model = any(field.type is ModelChoice for field in dataclasses.fields(job_type))
     model = _model_name(arguments, files) if has_model else None
     keys = _job_keys(job_type, model)
@@ -90,7 +92,7 @@ def _parse(
     return job
 
 
-def _build(job_type: type[Job], model: str | None, arguments: Sequence[str], keys: Keys) -> Job:
+def _build(job_type: type[Job], model: str | None, arguments: Sequence[str], keys: KeyTypes) -> Job:
     """The configuration from flags, in which files are inlined."""
     parser = _parser(job_type, model, keys)
     try:
@@ -108,18 +110,20 @@ def _build(job_type: type[Job], model: str | None, arguments: Sequence[str], key
     return job_type(**fields)
 
 
-def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+def flag_values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be a flag with its value: after `=`, or the next argument."""
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
         yield flag, value if equals else following
 
 
-def _given_keys(arguments: Sequence[str], contents: Sequence[Yaml], keys: Keys) -> Iterator[str]:
+def _given_keys(
+    arguments: Sequence[str], contents: Sequence[Yaml], keys: KeyTypes
+) -> Iterator[str]:
     """The dotted keys that files and flags set; a flag may set a group, as --rules '{cap: 3}'."""
     for content in contents:
         yield from (key for key, _ in flatten(content, keys))
-    for flag, value in flags(arguments):
+    for flag, value in flag_values(arguments):
         key = flag.removeprefix("--").removesuffix("+")
         if flag.startswith("--") and key not in keys and value.startswith("{"):
             yield from (name for name, _ in flatten({key: parse_yaml(value.encode(), flag)}, keys))
@@ -127,7 +131,7 @@ def _given_keys(arguments: Sequence[str], contents: Sequence[Yaml], keys: Keys) 
             yield key
 
 
-def _job_keys(job_type: type[JobConfig], model: str | None) -> Keys:
+def _job_keys(job_type: type[JobConfig], model: str | None) -> KeyTypes:
     """The keys of a job, with those of the model's own configuration under `model.`."""
     keys = config_keys(job_type)
     if not model:
@@ -136,7 +140,7 @@ def _job_keys(job_type: type[JobConfig], model: str | None) -> Keys:
     return keys | {"model.name": str, **config_keys(MODELS[model].Config, "model.")}
 
 
-def _parser(job_type: type[JobConfig], model: str | None, keys: Keys) -> ArgumentParser:
+def _parser(job_type: type[JobConfig], model: str | None, keys: KeyTypes) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         usage="%(prog)s [--config FILE] [--key value ...]",
@@ -183,13 +187,13 @@ def _underscore(argument: str) -> str:
 def _workspace(
     job_type: type[JobConfig], arguments: Sequence[str], contents: Sequence[Yaml]
 ) -> str:
-    """The workspace that flags, YAML files or the default name."""
+    """The workspace: of the flags, otherwise of the YAML files, otherwise the default."""
     named = [job_type.workspace, *(content.get("workspace") for content in contents)]
-    named.append(dict(flags(arguments)).get("--workspace"))
+    named.append(dict(flag_values(arguments)).get("--workspace"))
     return str([name for name in named if name][-1])
 
 
-def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: Keys) -> list[str]:
+def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: KeyTypes) -> list[str]:
     """The contents of YAML files, then the flags: jsonargparse lets the last one win.
 
     A file without any key, as when everything is commented out, is dropped: jsonargparse would
@@ -219,7 +223,8 @@ def _read_yaml(path: str) -> Yaml:
     except OSError as error:
         raise InputError(
             f"Found --config {without_secrets(path)!r}, which cannot be read ({error.strerror}); "
-            "expected a YAML file."
+            "expected a YAML file.",
+            path=path,
         ) from error
 
 
@@ -234,7 +239,7 @@ def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, Yaml]]) -> 
         model = content.get("model")
         given = model.get("name") if isinstance(model, dict) else content.get("model.name")
         name = given or name
-    name = str(dict(flags(arguments)).get("--model.name", name))
+    name = str(dict(flag_values(arguments)).get("--model.name", name))
     if name not in MODELS:
         raise InputError(
             f"Found --model.name {without_secrets(name)!r}; expected one of "

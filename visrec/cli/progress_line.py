@@ -28,7 +28,7 @@ def track_progress(
     Args:
         label: name of the step.
         total: number of rows of the step.
-        summary: takes the wall time of the step and the workers' seconds.
+        summary: receives the wall time of the step and the workers' seconds.
         unit: what the rows are, which is also the name under which the workers count them.
         done: number of rows that earlier runs did.
 
@@ -36,7 +36,8 @@ def track_progress(
         The `ProgressActor` that the workers report to.
     """
     progress_actor = start_progress_actor()
-    ended, step = threading.Event(), _Step(label, total, unit, done)
+    ended = threading.Event()
+    step = _Step(label, total, unit, done)
     watcher = threading.Thread(target=_watch, args=(progress_actor, step, ended), daemon=True)
     watcher.start()
     try:
@@ -112,12 +113,13 @@ class StepProgress:
 
 def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) -> None:
     """Prints messages as they come, and the progress line from time to time."""
-    start, on_terminal = time.perf_counter(), is_terminal()
+    start = time.perf_counter()
+    on_terminal = is_terminal()
     last_printed, last_rows = 0.0, 0.0
     while not ended.wait(_POLL_S):
         try:
             snapshot: ProgressSnapshot = get(progress_actor.snapshot.remote())
-        except Exception:  # Ray's, whose step fails as well, and that error says more
+        except Exception:  # an error of Ray: the step itself fails with one that says more
             return
         for message in snapshot.messages:
             say(f"{_clear(on_terminal)}  {printable(message)}")

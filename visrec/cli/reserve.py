@@ -33,18 +33,19 @@ def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator["Pl
     """
     from ray.util.placement_group import remove_placement_group
 
-    bundles, waiting = [dict(per_worker)] * count, _Waiting(count, per_worker)
+    bundles = [dict(per_worker)] * count
+    waiting = _WaitReporter(count, per_worker)
     with _lock(waiting):
-        remove_placement_group(_created([*bundles, {"CPU": 1.0}], waiting))
+        remove_placement_group(_wait_for_group([*bundles, {"CPU": 1.0}], waiting))
         # Only tasks can take what was free a moment ago, and tasks end.
-        group = _created(bundles, waiting)
+        group = _wait_for_group(bundles, waiting)
     try:
         yield group
     finally:
         remove_placement_group(group)
 
 
-class _Waiting:
+class _WaitReporter:
     """Prints what the job waits for, first after a few seconds and then once a minute."""
 
     def __init__(self, count: int, per_worker: Mapping[str, float]) -> None:
@@ -67,7 +68,7 @@ class _Lock:
 
 
 @contextmanager
-def _lock(waiting: _Waiting) -> Iterator[None]:
+def _lock(waiting: _WaitReporter) -> Iterator[None]:
     import ray
 
     actor: Any = ray.remote(num_cpus=0)(_Lock)  # Ray's types do not know its options
@@ -84,7 +85,7 @@ def _lock(waiting: _Waiting) -> Iterator[None]:
         ray.kill(lock)
 
 
-def _created(bundles: list[dict[str, float]], waiting: _Waiting) -> "PlacementGroup":
+def _wait_for_group(bundles: list[dict[str, float]], waiting: _WaitReporter) -> "PlacementGroup":
     """Waits for a placement group that has all of its bundles; a pending one holds none."""
     from ray.util.placement_group import placement_group, remove_placement_group
 

@@ -23,7 +23,7 @@ def cluster_total(resource: str) -> int:
 
 
 def default_cpu_workers(cpus_per_worker: int, most: int) -> int:
-    """Workers for half of the cluster's CPUs: the tasks that feed them need the rest."""
+    """Enough workers for half of the cluster's CPUs; the tasks that feed them need the rest."""
     return max(1, min(most, cluster_total("CPU") // (2 * cpus_per_worker)))
 
 
@@ -34,7 +34,7 @@ def require_resources(needed: Mapping[str, float], config: JobConfig, key: str) 
 
     Args:
         needed: CPUs and GPUs, all at once.
-        config: tells whether the job runs on this machine alone.
+        config: says whether the job runs on this machine alone.
         key: the configuration key that decides how many are needed.
 
     Raises:
@@ -60,9 +60,9 @@ def count_workers(
     """How many processes a job starts on Ray.
 
     Args:
-        config: tells whether the job runs on this machine alone.
+        config: says whether the job runs on this machine alone.
         resources: as configured; without a number, one for each GPU, or as the CPUs allow.
-        most: on CPUs.
+        most: the maximum number of workers that run on CPUs.
         cpus_beside: CPUs that they leave for other tasks.
     """
     if resources.workers:
@@ -79,7 +79,7 @@ def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -
     """How many processes score; they may take every CPU, since no other tasks run.
 
     Args:
-        config: tells whether the job runs on this machine alone.
+        config: says whether the job runs on this machine alone.
         resources: as configured.
         shards: at most one worker per shard is of use.
     """

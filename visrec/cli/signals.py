@@ -16,7 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-STOPPED = 130  # the exit code for either signal
+from visrec.errors import ExitCode
+
 _SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _KILL_TIMEOUT_S = 3.0  # children may start further processes while they are being killed
 _AT_EXIT = 0  # no signal has this number
@@ -88,7 +89,7 @@ def _stop(number: int, stderr: int) -> None:
     for descriptor in (1, 2):
         os.dup2(devnull, descriptor)
     _kill_descendants()
-    os._exit(STOPPED)
+    os._exit(ExitCode.STOPPED)
 
 
 def _kill_descendants() -> None:

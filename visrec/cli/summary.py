@@ -79,8 +79,8 @@ class Summary:
             lines += [f"  {' ' * label_width} {line}" for line in more]
         return "\n".join(lines)
 
-    def tell(self) -> None:
-        """Tells the summary: its lines, or the whole of it as JSON."""
+    def print(self) -> None:
+        """Prints the summary: its lines, or the whole of it as JSON."""
         say(self.render(), event="summary", summary=self.to_dict())
 
     def write(self, workspace: Store) -> None:

@@ -1,4 +1,4 @@
-"""Keys that several jobs share, and `visrec.yaml`, in which a workspace remembers them.
+"""KeyTypes that several jobs share, and `visrec.yaml`, in which a workspace remembers them.
 
 Every command and `visrec.Workspace` read that file before anything else: a flag or a file of
 `--config` that sets the same key wins.
@@ -9,7 +9,7 @@ from typing import Any
 
 from visrec.cli.job import JobConfig
 from visrec.cli.keys import (
-    Keys,
+    KeyTypes,
     Yaml,
     check_yaml,
     config_keys,
@@ -19,7 +19,7 @@ from visrec.cli.keys import (
     without_secrets,
 )
 from visrec.config import check_fields
-from visrec.errors import InputError, did_you_mean
+from visrec.errors import InputError, VisrecError, did_you_mean
 from visrec.features.item_features import ItemFeatures
 from visrec.features.sentences import TextConfig
 from visrec.publication.tables import PublishConfig
@@ -27,8 +27,8 @@ from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
-FILE = "visrec.yaml"
-OF_ONE_RUN = "interactions.as_of"  # a date, which no workspace keeps
+WORKSPACE_FILE = "visrec.yaml"
+AS_OF_KEY = "interactions.as_of"  # a date, which no workspace keeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class WorkspaceKeys:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class WorkspaceValues:
     """What a workspace's `visrec.yaml` says of a job's keys.
 
     Attributes:
@@ -88,14 +88,14 @@ class Remembered:
         """The row of a job's summary that names the file and its keys; empty without keys."""
         return {"keys from": f"{self.path}: {', '.join(self.values)}"} if self.values else {}
 
-    def explain(self, message: str) -> str:
-        """A sentence on which keys of an error's message are set in the file; empty for none."""
-        named = [key for key in self.values if f"--{key} " in f"{message} "]
+    def explain(self, error: VisrecError) -> str:
+        """A sentence on which keys that an error names are set in the file; empty for none."""
+        named = [key for key in self.values if key in error.keys]
         verb = "is" if len(named) == 1 else "are"
         return f" ({', '.join(named)} {verb} set in {self.path}.)" if named else ""
 
 
-def read_remembered(workspace: str, keys: Keys) -> Remembered:
+def read_workspace_values(workspace: str, keys: KeyTypes) -> WorkspaceValues:
     """Reads the `visrec.yaml` of a workspace, which may not have one.
 
     Args:
@@ -106,12 +106,12 @@ def read_remembered(workspace: str, keys: Keys) -> Remembered:
         InputError: the file is not YAML, or has a key that no workspace keeps.
         StorageError: the workspace cannot be read.
     """
-    known = {key: kind for key, kind in config_keys(WorkspaceKeys).items() if key != OF_ONE_RUN}
+    known = {key: kind for key, kind in config_keys(WorkspaceKeys).items() if key != AS_OF_KEY}
     store = Store.at(workspace)
-    path = store.uri(FILE)
-    found = store.read_if_exists(FILE) if keys.keys() & known.keys() else None
+    path = store.uri(WORKSPACE_FILE)
+    found = store.read_if_exists(WORKSPACE_FILE) if keys.keys() & known.keys() else None
     if found is None:
-        return Remembered()
+        return WorkspaceValues()
     content = parse_yaml(found[0], path)
     for key, _ in flatten(content, known):
         if not key_exists(key, known):
@@ -128,17 +128,17 @@ def read_remembered(workspace: str, keys: Keys) -> Remembered:
         for key, value in flatten(content, known)
         if value is not None and _is_entry(key, keys)
     }
-    return Remembered(values, path)
+    return WorkspaceValues(values, path)
 
 
-def used_of(job: JobConfig) -> Remembered:
+def values_used_by(job: JobConfig) -> WorkspaceValues:
     """What the `visrec.yaml` of a job's workspace gave the job; other values were set elsewhere."""
-    remembered = read_remembered(job.workspace, config_keys(type(job)))
+    remembered = read_workspace_values(job.workspace, config_keys(type(job)))
     used = {key: value for key, value in remembered.values.items() if value_of(job, key) == value}
-    return Remembered(used, remembered.path)
+    return WorkspaceValues(used, remembered.path)
 
 
-def _is_entry(key: str, keys: Keys) -> bool:
+def _is_entry(key: str, keys: KeyTypes) -> bool:
     """Whether a key, or the mapping that it is an entry of, is one of a job."""
     return any(key == name or key.startswith(f"{name}.") for name in keys)
 

@@ -222,7 +222,8 @@ def _brush(
 
 def _surface(image_HWC: Floats, rng: Random) -> Floats:
     """Adds the texture of the surface: smooth board, coarse canvas or grainy paper."""
-    kind, side = rng.integers(3), len(image_HWC)
+    kind = rng.integers(3)
+    side = len(image_HWC)
     if kind == 0:
         return image_HWC
     if kind == 1:
@@ -237,7 +238,8 @@ def _frame(picture: Image.Image, rng: Random) -> Image.Image:
     side = picture.width
     wall = Image.new("RGB", picture.size, [(244, 242, 238), (24, 23, 23)][rng.integers(2)])
     mask = Image.new("L", picture.size, 0)
-    draw, edge = ImageDraw.Draw(mask), 0.14 * side
+    draw = ImageDraw.Draw(mask)
+    edge = 0.14 * side
     form = rng.integers(4)
     if form == 0:
         return picture

@@ -155,7 +155,8 @@ def sell(
     Returns:
         The sales in the order of time, then user; and (I,) the copies left.
     """
-    left_I, has_UI = copies_I.copy(), np.zeros(score_UI.shape, bool)
+    left_I = copies_I.copy()
+    has_UI = np.zeros(score_UI.shape, bool)
     sales: list[Sale] = []
     log_interest_I: Floats = np.zeros(len(left_I), np.float32)
     timestamp = None

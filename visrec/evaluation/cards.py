@@ -12,7 +12,7 @@ from visrec.errors import InputError, StorageError
 from visrec.evaluation.report_content import ItemCard, ListEntry, UserExample, VisualClusters
 from visrec.features.containers import PictureError
 from visrec.features.decode import PictureLimits, decode_whole
-from visrec.features.table import MANIFEST, read_manifest
+from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.ids import TEXT, is_in
 from visrec.sources.images import PictureSource, fetch_pictures, list_pictures
 from visrec.sources.views import item_starts, order_views
@@ -28,9 +28,9 @@ _MAX_BYTES = 8_000  # of a thumbnail
 _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
 
-def named_as_features(images: str, features: Store) -> PictureSource:
-    """The pictures at a location, named by the pattern with which the features were made."""
-    pattern = read_manifest(features).image_pattern if features.exists(MANIFEST) else None
+def picture_source(images: str, features: Store) -> PictureSource:
+    """The pictures at a location; the pattern of their names is that of the features."""
+    pattern = read_manifest(features).image_pattern if features.exists(FEATURES_MANIFEST) else None
     return PictureSource(images, pattern)
 
 
@@ -74,11 +74,13 @@ def add_pictures(
     """
     shown = {card.item_id for user in users for card in user.items}
     shown |= {card.item_id for row in (clusters.rows if clusters else ()) for card in row.items}
-    item_ids, why = pa.array(sorted(shown), TEXT), None
+    item_ids = pa.array(sorted(shown), TEXT)
+    why = None
     try:
         cards = make_cards(item_ids, images, items_table)
     except StorageError as error:
-        cards, why = make_cards(item_ids, None, items_table), f"No pictures are shown: {error}"
+        cards = make_cards(item_ids, None, items_table)
+        why = f"No pictures are shown: {error}"
     if clusters:
         rows = [replace(r, items=[cards[i.item_id] for i in r.items]) for r in clusters.rows]
         clusters = replace(clusters, rows=rows)
@@ -121,7 +123,8 @@ def _pictures(
     views, _ = order_views(pa.concat_tables(pages))
     while views.num_rows:
         starts = pa.array(item_starts(views["item_id"]))
-        first, shown = views.take(starts), []
+        first = views.take(starts)
+        shown = []
         for item_id, answer in zip(
             first["item_id"].to_pylist(), fetch_pictures(first, _LIMITS.max_bytes), strict=True
         ):

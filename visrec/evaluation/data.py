@@ -207,7 +207,8 @@ def _restore_split(
     artifact: Artifact, log: InteractionLog, item_ids: pa.LargeStringArray, uri: str
 ) -> RestoredSplit:
     """The split of a model's training, restored from the interactions as they are now."""
-    pairs, interactions = artifact.held_out, artifact.provenance.data.interactions
+    pairs = artifact.held_out
+    interactions = artifact.provenance.data.interactions
     if interactions.digest is None or interactions.last_timestamp is None:
         raise InputError(
             f"{artifact.model_id} was trained without interactions, so nothing was held out to "

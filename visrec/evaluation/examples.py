@@ -42,19 +42,23 @@ def find_examples(
     if not count:
         return []
     chosen = np.sort(np.random.default_rng(0).permutation(len(data.held_out))[:count])
-    held_out, model = data.held_out.take(chosen), data.evaluated_models[0]
-    user_E, of_model = data.user_rows[model.label][chosen], ranker(model, data, _LIST_LENGTH)
+    held_out = data.held_out.take(chosen)
+    model = data.evaluated_models[0]
+    user_E = data.user_rows[model.label][chosen]
+    of_model = ranker(model, data, _LIST_LENGTH)
     by_moment = [(group.lists(), group.ranks()) for group in of_model.groups(chosen)]
     best = TopKResult.concatenate([lists for lists, _ in by_moment])
     ranks = TargetRanks.concatenate([ranks for _, ranks in by_moment])
     reason_EK = np.full(best.row_BK.shape, -1)
     if (space_Nd := of_model.space_Nd) is not None:
         reason_EK = nearest_profile_items(space_Nd, held_out.profiles, best.row_BK)
-    auc_E, rival_auc_E = per_user(ranks)["auc"], _rival_auc(data, rival, chosen)
+    auc_E = per_user(ranks)["auc"]
+    rival_auc_E = _rival_auc(data, rival, chosen)
     is_unknown_E = _is_unknown(model, user_E)
     users = []
     for e, user in enumerate(chosen):
-        user_id, targets = data.user_ids[int(user)].as_py(), held_out.targets[e]
+        user_id = data.user_ids[int(user)].as_py()
+        targets = held_out.targets[e]
         profile = held_out.profiles[e]
         users.append(
             UserExample(

@@ -41,7 +41,7 @@ COVERED = "covered"  # bits of the items in the lists of the block, in its first
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResources:
-    """What evaluation may take of the cluster.
+    """The cluster resources that evaluation may use.
 
     Attributes:
         workers: processes that rank; by default one for two CPUs of this cluster (at most 64).

@@ -234,7 +234,8 @@ def _rejected(rejected: RejectedPictures | None) -> RejectedView | None:
         f"{count:,} {reason.replace('_', ' ')}"
         for reason, count in sorted(rejected.by_reason.items(), key=lambda item: -item[1])
     )
-    shown, noun = len(rejected.examples), "picture was" if total == 1 else "pictures were"
+    shown = len(rejected.examples)
+    noun = "picture was" if total == 1 else "pictures were"
     sentence = f"{total:,} {noun} rejected: {reasons}."
     if shown < total:
         sentence += f" The first {shown} of them are below."

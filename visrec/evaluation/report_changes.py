@@ -68,7 +68,8 @@ def publication_changes(publication: Publication | None) -> list[Change]:
     """The counts of the published run, next to those of the run before; none without one."""
     if publication is None:
         return []
-    now, before = _run_counts(publication.run), {}
+    now = _run_counts(publication.run)
+    before = {}
     if publication.before is not None:
         before = _run_counts(publication.before)
     return [_count_change(name, before.get(name), count) for name, count in now.items()]

@@ -100,7 +100,8 @@ def _data_facts(model: Store, manifest: Manifest, report: ReadReport) -> dict[st
 
 
 def _interaction_facts(data: DataProvenance) -> dict[str, str]:
-    interactions, facts = data.interactions, {}
+    interactions = data.interactions
+    facts = {}
     if interactions.last_timestamp is not None:
         last = datetime.fromtimestamp(interactions.last_timestamp, UTC)
         facts["Training data until"] = f"{last:%Y-%m-%d %H:%M} UTC"
@@ -209,7 +210,8 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 
 def _read_seconds(sources: FactSources, job: str) -> dict[str, Any]:
     """Wall time by job and by phase, of all jobs but the running one."""
-    summaries, seconds = sources.summaries, {}
+    summaries = sources.summaries
+    seconds = {}
     for name in sorted(entry.name for entry in summaries.list() if entry.name.endswith(".json")):
         if name != f"{job}.json":
             seconds[name.removesuffix(".json")] = summaries.read_json(name)["wall_s"]

@@ -66,7 +66,7 @@ def export_to_store(
     """Exports a run to a store.
 
     Args:
-        store: takes the lists.
+        store: receives the lists.
         where: the store, for messages.
         run: the run.
         recommendations: where the runs are, among them the one that the store holds.

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from visrec.errors import ConflictError, InputError
 from visrec.publication.list_tables import ID_COLUMNS, Lists, read_lists
 from visrec.publication.manifest import (
-    MANIFEST,
+    RUN_MANIFEST,
     RunManifest,
     parse_manifest,
     read_manifest_bytes,
@@ -78,7 +78,10 @@ class RunLists:
                 f"{self.run.root} was removed, or users were removed from it, while it was "
                 "exported. Start the export again: it takes what is published now."
             )
-        if found is None or hashlib.sha256(found[0]).hexdigest() != self.manifest.sha256[name]:
+        if (
+            found is None
+            or hashlib.sha256(found[0]).hexdigest() != self.manifest.sha256_by_file[name]
+        ):
             raise self._damaged(name)
         lists = read_lists(pq.read_table(pa.BufferReader(found[0])), self.manifest.kind)
         if lists is None:
@@ -90,8 +93,8 @@ class RunLists:
         return InputError(
             f"{uri} is not the file that the manifest names, so the run is not exported, and "
             "readers keep what they have. Go back to the run before with `visrec rollback` and "
-            f"export that; or remove {self.run.uri(MANIFEST)} and run the job that made the run "
-            "again.",
+            f"export that; or remove {self.run.uri(RUN_MANIFEST)} and run the job that made the "
+            "run again.",
             path=uri,
         )
 
@@ -103,7 +106,7 @@ def open_run(recommendations: Store, key: RunKey) -> RunLists | None:
     if data is None:
         return None
     try:
-        return RunLists(run, key, parse_manifest(data, run.uri(MANIFEST)))
+        return RunLists(run, key, parse_manifest(data, run.uri(RUN_MANIFEST)))
     except InputError:  # the bytes are right, so another version of visrec wrote them
         return None
 

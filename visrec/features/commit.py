@@ -18,8 +18,8 @@ from visrec.errors import ConflictError, InputError
 from visrec.features.planning import ExtractionPlan, source_keys
 from visrec.features.pooling import item_sources
 from visrec.features.table import (
+    FEATURES_MANIFEST,
     FETCHED_FOLDER,
-    MANIFEST,
     REJECTED_FOLDER,
     Identity,
     Manifest,
@@ -85,7 +85,7 @@ def write_fetched(store: Store, rows: pa.Table, identity: Identity) -> str:
 
 def manifest_version(store: Store) -> str | None:
     """The version that the manifest must still have when it moves; None if there is no manifest."""
-    return store.read_versioned(MANIFEST)[1] if store.exists(MANIFEST) else None
+    return store.read_versioned(FEATURES_MANIFEST)[1] if store.exists(FEATURES_MANIFEST) else None
 
 
 def commit_table(store: Store, content: TableContent, version: str | None) -> Manifest:
@@ -111,7 +111,7 @@ def commit_table(store: Store, content: TableContent, version: str | None) -> Ma
         digest=table_digest(content.rows, content.identity),
         fetched=dict(content.fetched),
     )
-    if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
+    if not store.compare_and_swap(FEATURES_MANIFEST, to_json(manifest.to_dict()), version):
         raise _conflict(store)
     store.delete(set(part_files(store)) - manifest.files.keys())
     store.delete(set(rejected_files(store)) - manifest.rejected.keys())
@@ -141,7 +141,7 @@ def _conflict(store: Store) -> ConflictError:
     return ConflictError(
         f"Another run committed features to {store.root} first, while this one worked. Start "
         "this command again: it does what is missing.",
-        path=store.uri(MANIFEST),
+        path=store.uri(FEATURES_MANIFEST),
     )
 
 

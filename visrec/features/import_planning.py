@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec.errors import InputError, SchemaError
-from visrec.features.table import MANIFEST, Identity, read_manifest, require_same_identity
+from visrec.features.table import FEATURES_MANIFEST, Identity, read_manifest, require_same_identity
 from visrec.storage.arrow_values import decoded_type
 from visrec.storage.schemas import FEATURES, Column, check_columns, conform
 from visrec.storage.store import Store
@@ -82,7 +82,7 @@ def plan_import(uri: str, backbone: str, store: Store) -> ImportPlan:
         precision=precision,
         dim=dim,
     )
-    if store.exists(MANIFEST):
+    if store.exists(FEATURES_MANIFEST):
         manifest = read_manifest(store)
         require_same_identity(manifest.identity, identity, store, "backbone")
         if manifest.settings == import_settings(digest):

@@ -12,7 +12,7 @@ from visrec.config import plain
 from visrec.features.decode import PictureLimits
 from visrec.features.pooling import item_sources
 from visrec.features.table import (
-    MANIFEST,
+    FEATURES_MANIFEST,
     Identity,
     Manifest,
     part_files,
@@ -89,7 +89,7 @@ def plan_extraction(
     unnamed = pa.Table.from_pylist(skipped.rejected, REJECTED)
     earlier = None
     fetched = FETCHED.empty_table()
-    if store.exists(MANIFEST):
+    if store.exists(FEATURES_MANIFEST):
         manifest = read_manifest(store)
         require_same_identity(manifest.identity, identity, store, "backbone.name")
         if manifest.settings == extraction_settings(images, limits):

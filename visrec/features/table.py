@@ -24,7 +24,7 @@ from visrec.scratch import scratch_array
 from visrec.storage.schemas import FETCHED, REJECTED, features_schema
 from visrec.storage.store import Store, to_json
 
-MANIFEST = "_manifest.json"
+FEATURES_MANIFEST = "_manifest.json"
 MANIFEST_VERSION = 1  # of the manifest's keys
 REJECTED_FOLDER = "_rejected"
 FETCHED_FOLDER = "_fetched"
@@ -128,15 +128,15 @@ def read_manifest(store: Store) -> Manifest:
     Raises:
         InputError: there is none.
     """
-    if not store.exists(MANIFEST):
+    if not store.exists(FEATURES_MANIFEST):
         raise InputError(
-            f"Found no features at {store.root} (no {MANIFEST}); expected the output of "
+            f"Found no features at {store.root} (no {FEATURES_MANIFEST}); expected the output of "
             "`visrec extract` or `visrec import-features`. Change --features, or extract "
             "first.",
             path=store.root,
             key="features",
         )
-    return Manifest.from_dict(store.read_json(MANIFEST), store.uri(MANIFEST))
+    return Manifest.from_dict(store.read_json(FEATURES_MANIFEST), store.uri(FEATURES_MANIFEST))
 
 
 def require_same_identity(found: Identity, expected: Identity, store: Store, key: str) -> None:

@@ -5,7 +5,7 @@
     commit  moves the manifest to exactly the items that have a text
 
 The table has the format of the pictures' features. The digest of a row is that of its text, by
-which an unchanged text is recognised, under another item id too.
+which an unchanged text is recognized, under another item id too.
 
 Shapes: B items, P parts, D features.
 """
@@ -34,7 +34,7 @@ from visrec.features.commit import (
 from visrec.features.extract import ExtractResources
 from visrec.features.sentences import TextConfig, TextEncoder, load_text_encoder
 from visrec.features.table import (
-    MANIFEST,
+    FEATURES_MANIFEST,
     REJECTED_FOLDER,
     Identity,
     Manifest,
@@ -98,7 +98,7 @@ def plan_texts(items_table: InputTable, store: Store, identity: Identity) -> Tex
         InputError: no item has a text, the table names an item twice, or the features on disk are
             another model's.
     """
-    if store.exists(MANIFEST):
+    if store.exists(FEATURES_MANIFEST):
         require_same_identity(read_manifest(store).identity, identity, store, "text.model")
     parts = part_files(store)
     stored = read_index(store, parts, identity, ["item_id", "digest"])

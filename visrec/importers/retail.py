@@ -169,7 +169,7 @@ def _rewrite(table: pa.Table, is_day_first: Callable[[], bool | None]) -> pa.Tab
 
     Args:
         table: the batch as the file stores it.
-        is_day_first: tells the order of dates with slashes. Where it is unknown they stay, and are
+        is_day_first: the order of dates with slashes. Where it is unknown they stay, and are
             refused.
     """
     users = pc.replace_substring_regex(table["user_id"], r"^([0-9]+)\.0$", r"\1")

@@ -27,6 +27,7 @@ DAY = 86_400
 WINDOW_DAYS = (1, 3, 7, 30, 365, 100_000)
 # The logarithms of 1 + each count, then the age, then whether the item was ever taken.
 ACTIVITY_FEATURES = len(WINDOW_DAYS) + 2
+EVER_TAKEN = -1  # the position of the last of them
 
 # An item is taken to exist from the first time that somebody took it. If fewer than this share of
 # interactions are with items taken before, as in a catalogue of unique works, first takes do not
@@ -134,7 +135,7 @@ class Activity:
         arrays = (self.days.offsets, item_C, moment_G // DAY, WINDOW_DAYS)
         offsets, items, moments, windows = (np.ascontiguousarray(a, np.int64) for a in arrays)
         require_rows(item_C, len(self))
-        log = self._log_table(moment_G)
+        log = self._log_table_for(moment_G)
         kernel.visrec_activity(
             *pointers(np.ascontiguousarray(self.days.values), offsets, items),
             ctypes.c_int64(len(items)),
@@ -149,7 +150,7 @@ class Activity:
         )
         return feature_GCK
 
-    def _log_table(self, moment_G: Ints) -> npt.NDArray[np.float32]:
+    def _log_table_for(self, moment_G: Ints) -> npt.NDArray[np.float32]:
         """The logarithm of 1 + n for every count and every age in days."""
         days = max(0, (int(moment_G.max(initial=0)) - self._oldest) // DAY + 1)
         return _log_table(max(days, self._max_takers))
@@ -213,7 +214,8 @@ class ActivityCounts:
             items: N.
             moment: seconds since 1970.
         """
-        age_R, first_N = moment - time_R, np.full(items, np.iinfo(np.int64).max)
+        age_R = moment - time_R
+        first_N = np.full(items, np.iinfo(np.int64).max)
         count_NW = np.empty((items, len(WINDOW_DAYS)), np.int32)
         for w, days in enumerate(WINDOW_DAYS):
             is_inside_R = (age_R > 0) & (age_R <= days * DAY)
@@ -239,7 +241,7 @@ class ActivityCounts:
         feature_NK = np.zeros((len(known_N), ACTIVITY_FEATURES), np.float32)
         feature_NK[:, : len(WINDOW_DAYS)] = log[self.count_NW]
         feature_NK[known_N, -2] = np.round(log[day_M] * steps) / steps * scale
-        feature_NK[known_N, -1] = 1
+        feature_NK[known_N, EVER_TAKEN] = 1
         return feature_NK
 
 

@@ -79,7 +79,7 @@ class InteractionLog:
         """(R,) the user of each row."""
         return np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
 
-    def number_baskets(self) -> npt.NDArray[np.int64]:
+    def basket_numbers(self) -> npt.NDArray[np.int64]:
         """(R,) the basket of each row: 0 for the user's first timestamp, 1 for the next, ..."""
         user_R = self.user_R
         is_first_R = np.ones(len(user_R), bool)

@@ -20,9 +20,9 @@ from visrec.config import digest
 from visrec.errors import ConflictError, MissingFileError
 from visrec.interactions.partition_rows import PartitionedPiece, partition_piece, write_partition
 from visrec.interactions.prepared import (
-    MANIFEST,
     MANIFEST_VERSION,
     OPTIONAL_COLUMNS,
+    PREPARED_MANIFEST,
     PreparedManifest,
     PreparedTable,
 )
@@ -51,8 +51,8 @@ def prepare_table(
 
     Raises:
         InputError: the table cannot be read.
-        ConflictError: others keep changing the table or what is prepared of it.
-        MissingFileError: the same; a file was removed while it was used.
+        ConflictError: other processes changed the table, or the prepared files, in both tries.
+        MissingFileError: another process removed a file while it was used, in both tries.
     """
     try:
         return _prepare(table, columns, root, partitions)
@@ -98,15 +98,15 @@ def _prepare(
         store.delete(pieces)  # they may hold rows of the changed files
         raise ConflictError(f"The files at {table.uri} changed while they were read.")
     manifest = _sort(plan, partitioned, store)
-    if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
+    if not store.compare_and_swap(PREPARED_MANIFEST, to_json(manifest.to_dict()), version):
         raise ConflictError(
             f"Other jobs keep changing the prepared table at {store.root}; run again when they "
             "have ended.",
-            path=store.uri(MANIFEST),
+            path=store.uri(PREPARED_MANIFEST),
         )
     # Processes that read the last manifest may still be reading its partitions. Files that another
     # process has committed since `listed` are not this one's to remove.
-    named = {MANIFEST, *manifest.parts_P, *(last.parts_P if last else ())}
+    named = {PREPARED_MANIFEST, *manifest.parts_P, *(last.parts_P if last else ())}
     store.delete((listed | pieces) - named)
     return PreparedTable(table, store, manifest)
 
@@ -129,11 +129,11 @@ def _read_manifest(store: Store) -> tuple[PreparedManifest | None, str | None]:
     Both are None if there is no file; the manifest alone is None if another release of visrec wrote
     it.
     """
-    found = store.read_if_exists(MANIFEST)
+    found = store.read_if_exists(PREPARED_MANIFEST)
     if found is None:
         return None, None
     data, version = found
-    return PreparedManifest.from_dict(parse_json(data, store.uri(MANIFEST))), version
+    return PreparedManifest.from_dict(parse_json(data, store.uri(PREPARED_MANIFEST))), version
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _plan(
     wanted = partitions or partition_count(sum(base.rows_P) + sum(piece.rows for piece in pieces))
     if not base.inputs:
         base = PreparedManifest.empty(wanted)
-    elif wanted > 2 * base.partitions:
+    elif wanted > 2 * base.partitions:  # P is too small: start over, without a base
         return _plan(files, columns, inputs, None, partitions)
     return _Plan(columns, inputs, base, pieces)
 
@@ -206,7 +206,8 @@ def _partition(plan: _Plan, store: Store) -> list[PartitionedPiece]:
 
 def _sort(plan: _Plan, partitioned: Sequence[PartitionedPiece], store: Store) -> PreparedManifest:
     """Writes the partitions to which pieces add rows; returns the new manifest."""
-    base, partitions = plan.base, plan.base.partitions
+    base = plan.base
+    partitions = plan.base.partitions
     parts_P, rows_P = list(base.parts_P), list(base.rows_P)
     touched = [p for p in range(partitions) if any(output.rows_P[p] for output in partitioned)]
     calls = []

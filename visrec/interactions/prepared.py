@@ -21,7 +21,7 @@ from visrec.storage.schemas import PREPARED_INTERACTIONS
 from visrec.storage.store import Store
 
 PREPARED = "prepared"  # folder of a workspace
-MANIFEST = "_manifest.json"
+PREPARED_MANIFEST = "_manifest.json"
 MANIFEST_VERSION = 1  # of its keys and of the files
 OPTIONAL_COLUMNS = ("rating", "evaluation")
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.errors import InputError, NoExamplesError
+from visrec.errors import InputError, NoExamplesError, no_examples_error
 from visrec.ids import TEXT, encode_ids, id_array, index_in
 from visrec.interactions.log import InteractionLog, ReadReport
 from visrec.interactions.prepared import PreparedTable
@@ -109,13 +109,13 @@ class ReadCounts:
     """What became of rows that were read. The counts of two parts add up: `a + b`.
 
     Attributes:
-        rows: how many count.
+        counted: how many count.
         left_out: how many do not, by reason.
         incomplete: how many lack something.
         unknown_ids: some of the ids that are not in the catalogue.
     """
 
-    rows: int = 0
+    counted: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     incomplete: IncompleteRows = field(default_factory=IncompleteRows)
     unknown_ids: pa.Array = field(default_factory=lambda: pa.array([], TEXT))
@@ -126,13 +126,13 @@ class ReadCounts:
         incomplete.merge(self.incomplete)
         incomplete.merge(other.incomplete)
         unknown_ids = self.unknown_ids if len(self.unknown_ids) else other.unknown_ids
-        return ReadCounts(self.rows + other.rows, left_out, incomplete, unknown_ids)
+        return ReadCounts(self.counted + other.counted, left_out, incomplete, unknown_ids)
 
     @property
     def report(self) -> ReadReport:
         """The counts as a run records them."""
         left_out = {why: count for why, count in self.left_out.items() if count}
-        return ReadReport(self.rows + self.left_out.total(), left_out)
+        return ReadReport(self.counted + self.left_out.total(), left_out)
 
     def require_complete(self, config: InteractionsConfig, uri: str) -> None:
         """Refuses interactions of which too many lack something.
@@ -148,7 +148,7 @@ class ReadCounts:
         Raises:
             NoExamplesError: says why they do not.
         """
-        if not self.rows:
+        if not self.counted:
             raise _no_interactions_error(self.left_out, self.unknown_ids, item_ids)
 
 
@@ -335,15 +335,15 @@ class _LogBuilder:
         user_R, user_ids = _code_users([*self._users, nothing])
         item_R = np.concatenate([*self._items, np.zeros(0, np.int32)])
         rating_R = np.concatenate([*self._ratings, np.zeros(0, np.float32)])
-        counts_R = item_R >= 0
+        is_counted_R = item_R >= 0
         columns = _Columns(
             user_R,
             item_R,
             time_R=np.concatenate([*self._times, np.zeros(0, np.int64)]),
             evaluation_flag_R=np.concatenate(self._flags) if self._has_flags else None,
-            rating_R=None if np.isnan(rating_R[counts_R]).all() else rating_R,
+            rating_R=None if np.isnan(rating_R[is_counted_R]).all() else rating_R,
         )
-        log = _sort_log(user_ids, columns.take(counts_R), self._left_out)
+        log = _sort_log(user_ids, columns.take(is_counted_R), self._left_out)
         counts = ReadCounts(len(log.item_R), self._left_out, unknown_ids=self._unknown_ids)
         return LogPart(log, counts)
 
@@ -360,13 +360,13 @@ def _code_items(
     item_id = batch["item_id"]
     item_B = index_in(item_id, item_ids).astype(np.int32)
     has_id_B = item_id.is_valid().to_numpy()
-    liked_B = has_id_B if LIKED not in batch.column_names else batch[LIKED].to_numpy()
+    is_counted_B = has_id_B if LIKED not in batch.column_names else batch[LIKED].to_numpy()
     left_out[NO_ITEM] += int((~has_id_B).sum())
     if LIKED in batch.column_names:
         _count_not_liked(batch.filter(item_id.is_valid()), left_out)
-    unknown_B = has_id_B & liked_B & (item_B < 0)
+    unknown_B = has_id_B & is_counted_B & (item_B < 0)
     left_out[NO_FEATURE] += int(unknown_B.sum())
-    return np.where(liked_B, item_B, -1), id_array(item_id.filter(pa.array(unknown_B)))
+    return np.where(is_counted_B, item_B, -1), id_array(item_id.filter(pa.array(unknown_B)))
 
 
 def _no_interactions_error(
@@ -375,23 +375,20 @@ def _no_interactions_error(
     """Explains why no interaction counts."""
     rows = sum(left_out.values())
     if not rows:
-        return NoExamplesError(
-            "The interactions are empty; expected at least one row. Check --interactions.path.",
-            found="the interactions are empty",
+        return no_examples_error(
+            "the interactions are empty", "expected at least one row. Check --interactions.path."
         )
     reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
     if not len(unknown_ids) or not left_out[NO_FEATURE]:
-        found = f"one of the {rows:,} interactions counts ({reasons})"
-        return NoExamplesError(
-            f"N{found}; expected at least one. Check "
-            "--interactions.path, --interactions.min_rating and --interactions.as_of.",
-            found=f"n{found}",
+        return no_examples_error(
+            f"none of the {rows:,} interactions counts ({reasons})",
+            "expected at least one. Check --interactions.path, --interactions.min_rating and "
+            "--interactions.as_of.",
         )
-    found = f"one of the {rows:,} interactions is with an item that has a feature ({reasons})"
-    return NoExamplesError(
-        f"N{found}; expected the same item ids in --interactions.path and --features. "
+    return no_examples_error(
+        f"none of the {rows:,} interactions is with an item that has a feature ({reasons})",
+        "expected the same item ids in --interactions.path and --features. "
         f"{explain_id_mismatch(unknown_ids, 'The first', item_ids, 'the second')}",
-        found=f"n{found}",
     )
 
 

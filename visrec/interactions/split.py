@@ -104,13 +104,13 @@ class HeldOut:
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     """(R,) the `SplitPart` of each row.
 
-    An `evaluation` column decides which rows are test rows, unless `at` is given, which then does.
-    Without both, a user's last basket is. The last basket of the other rows is the validation
-    basket. A basket is only held out as a user's last one if the user has another. With `by` item,
-    every row counts as a basket.
+    Test rows are those from `at` on, if it is given; otherwise the rows that an `evaluation` column
+    marks, if there is one; otherwise each user's last basket. The last basket of the other rows is
+    the validation basket. A last basket is held out only if the user has another one. With `by`
+    item, every row counts as a basket.
     """
     part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
-    basket_R = np.arange(len(part_R)) if config.by == "item" else log.number_baskets()
+    basket_R = np.arange(len(part_R)) if config.by == "item" else log.basket_numbers()
     split_time = config.at_timestamp()
     if split_time is not None:
         part_R[log.time_R >= split_time] = SplitPart.TEST
@@ -139,22 +139,32 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
             "The evaluation column marks no row of a user who also has other rows that are not "
             "later, so nobody is held out for test."
         )
-    # A user needs a basket for each part that is held out, and one to train on.
-    needed, which, counts_R = 2, "", np.ones(len(log.item_R), bool)
-    if part == SplitPart.VALIDATION:
-        split_time, flags_R = config.at_timestamp(), log.evaluation_flag_R
-        if split_time is not None:
-            which, counts_R = f" before {config.at} (--split.at)", log.time_R < split_time
-        elif config.test and flags_R is not None:
-            which, counts_R = " without a row that the evaluation column marks", ~flags_R
-        else:
-            needed += config.test
+    needed, which, is_counted_R = _requirement(log, config, part)
     unit = "items" if config.by == "item" else "baskets"
     text = f"No user has {needed} {unit}{which}, so nobody is held out for {name} (--split.{name})."
-    if config.by != "item" and (log.items_where(counts_R).lengths >= needed).any():
+    if config.by != "item" and (log.items_where(is_counted_R).lengths >= needed).any():
         text += f" A basket is all that a user took in one second; {_same_timestamp(log)}"
         text += "--split.by item holds out single items instead."
     return text
+
+
+def _requirement(
+    log: InteractionLog, config: SplitConfig, part: SplitPart
+) -> tuple[int, str, npt.NDArray[np.bool_]]:
+    """What a user needs for a held-out basket of a part, and one to train on.
+
+    Returns:
+        The number of baskets, which baskets count (in words), and (R,) which rows count.
+    """
+    every_R = np.ones(len(log.item_R), bool)
+    if part == SplitPart.TEST:
+        return 2, "", every_R
+    split_time, flags_R = config.at_timestamp(), log.evaluation_flag_R
+    if split_time is not None:
+        return 2, f" before {config.at} (--split.at)", log.time_R < split_time
+    if config.test and flags_R is not None:
+        return 2, " without a row that the evaluation column marks", ~flags_R
+    return (3 if config.test else 2), "", every_R
 
 
 def _same_timestamp(log: InteractionLog) -> str:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from visrec.scratch import row_blocks, scratch_array
 
 ItemArrays = dict[str, npt.NDArray[Any]]  # of any type: what one model's scorer takes
 
-ACTIVITY = "activity"  # the array of a model that reads activity: (N, K), of one moment
+BATCH_KERNEL = Path(__file__).with_name("batch.cpp")  # of dropout and pooling
+
+ACTIVITY = "activity"  # the array of a model that reads activity: (N, A), of one moment
 
 # Every batch has exactly this many rows; the last one is padded. A matrix product of another shape
 # may sum in another order, and then a vector would depend on how many are computed with it.

@@ -30,7 +30,7 @@ from visrec.models.provenance import Provenance
 from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import DiskFile, Store, parse_json, to_json
 
-MANIFEST = "_manifest.json"
+MODEL_MANIFEST = "_manifest.json"
 LATEST = "_latest.json"  # next to the models: names the one that was trained last
 _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
 TIMES = "_training.json"  # durations; not in the manifest, because a rerun has others
@@ -97,7 +97,7 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
     for name, data in files.items():
         store.write(name, data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    store.write(MANIFEST, _manifest(hashes))
+    store.write(MODEL_MANIFEST, _manifest(hashes))
     return _digest(hashes)
 
 
@@ -177,7 +177,7 @@ def _build(store: Store, files: Mapping[str, bytes], weights: DiskFile) -> Artif
         metrics=json.loads(files[_METRICS]),
         model_id=description["model_id"],
         held_out=_held_out(files[_HELD_OUT]),
-        digest=json.loads(files[MANIFEST])["digest"],
+        digest=json.loads(files[MODEL_MANIFEST])["digest"],
         categories=tuple(description["categories"]),
     )
 
@@ -213,15 +213,15 @@ def _checked_files(
     Raises:
         InputError: see `load_artifact`.
     """
-    if not store.exists(MANIFEST):
+    if not store.exists(MODEL_MANIFEST):
         raise InputError(
-            f"Found no complete model at {store.root} (no {MANIFEST}); expected one that "
+            f"Found no complete model at {store.root} (no {MODEL_MANIFEST}); expected one that "
             "`visrec train` wrote. Change --model, or train first."
         )
-    manifest = store.read(MANIFEST)
+    manifest = store.read(MODEL_MANIFEST)
     hashes = _hashes(manifest)
     if not hashes:
-        raise _changed_error(store, [MANIFEST])
+        raise _changed_error(store, [MODEL_MANIFEST])
     needed = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, _HELD_OUT, *hashes}
     missing = {name for name in needed if name not in hashes or not store.exists(name)}
     files = {name: store.read(name) for name in needed - missing - {_WEIGHTS}}
@@ -233,7 +233,7 @@ def _checked_files(
             changed.append(_WEIGHTS)
         if changed or missing:
             raise _changed_error(store, [*changed, *missing])
-        yield {MANIFEST: manifest, **files}, weights
+        yield {MODEL_MANIFEST: manifest, **files}, weights
 
 
 def _changed_error(store: Store, names: Iterable[str]) -> InputError:
@@ -303,11 +303,11 @@ def forget_users(store: Store, user_ids: pa.Array) -> int:
     Raises:
         InputError: the model has changed since it was written.
     """
-    record, hashes = _read_forget_record(store), _hashes(store.read(MANIFEST))
+    record, hashes = _read_forget_record(store), _hashes(store.read(MODEL_MANIFEST))
     files = {name: store.read(name) for name in hashes}
     expected = {name: [hash, *record["files"].get(name, [])] for name, hash in hashes.items()}
     if not hashes or any(_sha256(data) not in expected[name] for name, data in files.items()):
-        raise _changed_error(store, [MANIFEST])
+        raise _changed_error(store, [MODEL_MANIFEST])
     removed, changed = _without_users(files, user_ids)
     new = {name: _sha256(data) for name, data in {**files, **changed}.items()}
     if new != hashes:
@@ -319,7 +319,7 @@ def forget_users(store: Store, user_ids: pa.Array) -> int:
         for name in (_WEIGHTS, _USERS, _HELD_OUT):
             if name in changed:
                 store.write(name, changed[name])
-        store.write(MANIFEST, _manifest(new))
+        store.write(MODEL_MANIFEST, _manifest(new))
     if record["files"]:
         store.write_json(_FORGET_RECORD, {**record, "files": {}})
     return removed
@@ -327,7 +327,7 @@ def forget_users(store: Store, user_ids: pa.Array) -> int:
 
 def read_digest(store: Store) -> str:
     """The digest of a model, without reading its files."""
-    return str(store.read_json(MANIFEST)["digest"])
+    return str(store.read_json(MODEL_MANIFEST)["digest"])
 
 
 def earlier_digests(store: Store) -> list[str]:

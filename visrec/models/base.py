@@ -24,7 +24,7 @@ class ModelTraits:
 
     Attributes:
         requires_interactions: users' interactions, to train or fit on.
-        requires_features: visual features of the items.
+        requires_features: features of the items.
         requires_categories: the category of each item.
         requires_ratings: users' ratings of items, where there are any.
         supports_new_items: the model scores items that training has not seen. If it does not, these
@@ -72,7 +72,7 @@ class Catalogue:
             a category or with an unseen one. None for a model that does not require categories.
         visual_dim: how many leading dimensions of the features describe appearance; the rest are of
             texts. None for all.
-        activity_NK: (N, K) what is known of the items at the moment of scoring
+        activity_NA: (N, A) what is known of the items at the moment of scoring
             (`visrec.interactions.activity`); None where nothing is.
     """
 
@@ -80,17 +80,17 @@ class Catalogue:
     trained_N: npt.NDArray[np.int64]
     category_N: npt.NDArray[np.int64] | None = None
     visual_dim: int | None = None
-    activity_NK: npt.NDArray[np.float32] | None = None
+    activity_NA: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.feature_ND)
 
     @property
     def activity(self) -> npt.NDArray[np.float32]:
-        """(N, K) what is known of the items; zeros where nothing is."""
-        if self.activity_NK is None:
+        """(N, A) what is known of the items; zeros where nothing is."""
+        if self.activity_NA is None:
             return np.zeros((len(self), ACTIVITY_FEATURES), np.float32)
-        return self.activity_NK
+        return self.activity_NA
 
     @property
     def visual_feature_NP(self) -> npt.NDArray[np.floating[Any]]:
@@ -105,7 +105,7 @@ class Sizes:
     Attributes:
         items: number of items in training.
         users: number of users in training.
-        feature_dim: D, the width of an item's visual feature.
+        feature_dim: D, the width of an item's feature.
         categories: number of categories in training.
     """
 

@@ -8,16 +8,15 @@ matrix.
 """
 
 import ctypes
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from visrec.models.arrays import BATCH_KERNEL
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.splitmix import splitmix64, uniform
 from visrec.native import compile_and_load, pointers
 
-SOURCE = Path(__file__).with_name("batch.cpp")
 _BYTE_VALUES = 256
 
 
@@ -86,7 +85,7 @@ def scale_and_drop(
         seed: the seed of the step.
         threshold: see `dropout_threshold`.
     """
-    kernel, _ = compile_and_load(SOURCE)
+    kernel, _ = compile_and_load(BATCH_KERNEL)
     if kernel is None or feature_MD.device.type != "cpu" or feature_MD.dtype != torch.float16:
         return drop_features(scale(feature_MD), item_M, seed, threshold)
     m, d = feature_MD.shape

@@ -1,4 +1,4 @@
-"""The z-score of visual features. Mean and scale are stored with the model's weights."""
+"""The z-score of features. Mean and scale are stored with the model's weights."""
 
 from typing import Any
 

@@ -1,14 +1,14 @@
 """The hybrid: CuratorNet's tower, two vectors for each known item, and what was taken lately.
 
-An item is described by its picture, by who took it and by its recent demand. The vector of item i
-in a list is v_i, in a profile p_i:
+An item is described by its picture or text, by who took it and by its recent demand. The vector of
+item i in a list is v_i, in a profile p_i:
 
     v_i = phi(z_i) + m_i a_i        p_i = phi(z_i) + m_i b_i
 
 phi is CuratorNet's item tower over the z-scored feature z_i, and a_i and b_i are the item's own
 vectors. m_i is 0 for an item that fewer than two users took: nobody else's taste can be learned
 from it. In training, m_i is also 0 at random (DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so
-that an item without vectors of its own is scored by what is seen.
+that an item without vectors of its own is scored by its picture or text alone.
 
 The user tower reads the profile by maximum and mean, as CuratorNet's, and by two means in which
 recent items weigh more:
@@ -42,7 +42,7 @@ There are no parameters per user, so new users are scored without retraining; so
 
 Shapes: B examples, M distinct items of a batch, N items of the catalogue, I items of training, D
 feature width, d width of a vector, E = 2 d, F = 4 d, H width of a hidden layer, C candidates, G
-moments, K features of activity, V entries of profiles, r rank of EASE.
+moments, A features of activity, V entries of profiles, r rank of EASE, v = d + A + r.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ from visrec.models.sliced_encoding import encode_sliced
 from visrec.scratch import scratch_array
 
 HALF_LIVES = (1.0, 5.0)  # h of the two means: after h newer items, an item weighs half
-EASE_BUFFERS = ("ease_profile", "ease_listed")  # and names of item arrays: V, and c T y
+EASE_BUFFERS = ("ease_profile", "ease_listed")  # V, and c T y of the docstring
 _VECTOR_STREAM, _ACTIVITY_STREAM = 1, 2  # parts of the seeds of what is dropped in a step
 
 
@@ -164,6 +164,8 @@ class Hybrid(Model):
         self.activity_weights.requires_grad_(self._reads_activity)
         for name in EASE_BUFFERS:
             self.register_buffer(name, None)
+        # Of `fit_added_score`: V, and T y, to which `set_added_score_weight` gives its weight c.
+        self._ease: tuple[Tensor, Tensor] | None = None
 
     @property
     def _reads_activity(self) -> bool:
@@ -196,19 +198,19 @@ class Hybrid(Model):
             rate = self._config.vector_dropout
             kept_M = kept_M * keep_items(batch.item_M, batch.seed + _VECTOR_STREAM, rate)
         own_ME: Tensor = self.items(batch.item_M) * kept_M[:, None]
-        seen_Md: Tensor = self.item_tower(input_MD.to(own_ME.dtype))
-        return torch.cat([seen_Md, seen_Md], dim=1) + own_ME
+        content_Md: Tensor = self.item_tower(input_MD.to(own_ME.dtype))
+        return torch.cat([content_Md, content_Md], dim=1) + own_ME
 
     def _activity_scores(
         self, user_Bd: Tensor, batch: TripleBatch, activity: ActivityBatch
     ) -> tuple[Tensor, Tensor]:
         """(B,) and (B, C) what activity adds to the scores of positives and of candidates."""
-        weight_BK = self.activity_weights(user_Bd)
+        weight_BA = self.activity_weights(user_Bd)
         # 16-bit numbers are too coarse for logarithms of counts.
-        weight_BK = weight_BK.to(torch.promote_types(weight_BK.dtype, torch.float32))
-        positive_B = (weight_BK * activity.positive_BK).sum(dim=1)
-        candidate_GCK = activity.candidate_GCK.to(weight_BK.dtype)
-        score_BC = grouped_products(weight_BK, candidate_GCK, activity.moment_B)
+        weight_BA = weight_BA.to(torch.promote_types(weight_BA.dtype, torch.float32))
+        positive_B = (weight_BA * activity.positive_BA).sum(dim=1)
+        candidate_GCA = activity.candidate_GCA.to(weight_BA.dtype)
+        score_BC = grouped_products(weight_BA, candidate_GCA, activity.group_B)
         if self.training:
             rate = self._config.activity_dropout
             kept_M = keep_items(batch.item_M, batch.seed + _ACTIVITY_STREAM, rate)
@@ -241,12 +243,13 @@ class Hybrid(Model):
         return bool(listed_Ir.any())
 
     def set_added_score_weight(self, weight: float) -> None:
+        assert self._ease is not None, "fit_added_score comes first"
         profile_Ir, listed_Ir = self._ease
         self.ease_profile = profile_Ir if weight else None
         self.ease_listed = weight * listed_Ir if weight else None
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # Only the stored weights tell whether EASE is added, and with what rank.
+        # Only the stored weights say whether EASE is added, and with what rank.
         for name in EASE_BUFFERS:
             stored, device = state.get(prefix + name), self.has_two_takers_I.device
             placeholder = None if stored is None else torch.empty_like(stored, device=device)
@@ -257,16 +260,20 @@ class Hybrid(Model):
             self.has_two_takers_I = torch.ones(len(self.has_two_takers_I))
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """`vectors`: (N, d + K + r) float32, each item's vector in a list, its activity and, if
-        EASE is added, its `ease_listed`; `profile`: (N, d) float32; if EASE is added,
-        `ease_profile`: (N, r) float32. Without a moment, `activity`: (N, K) float32 zeros. A model
-        that does not read the activity has zeros for it in `vectors`, so that these stay the same
-        overnight."""
+        """Arrays of float32.
+
+        - `vectors`: (N, v) side by side, each item's vector in a list, its activity (zeros if the
+          model reads none, so that vectors do not change overnight) and, if EASE is added, c T y.
+        - `profile`: (N, d) each item's vector in a profile.
+        - `ease_profile`: (N, r) V; only if EASE is added.
+        - `activity`: (N, A) only if the catalogue has no activity: zeros, which evaluation
+          replaces.
+        """
         items, d, weight_IE = len(catalogue), self._config.item_width, self.items.weight.detach()
         rank = 0 if self.ease_profile is None else self.ease_profile.shape[1]
-        activity_NK = catalogue.activity
+        activity_NA = catalogue.activity
         if not self._reads_activity:
-            activity_NK = np.zeros_like(activity_NK)
+            activity_NA = np.zeros_like(activity_NA)
         vectors_Nv = scratch_array((items, d + ACTIVITY_FEATURES + rank), np.float32)
         profile_Nd = scratch_array((items, d), np.float32)
         ease_Nr = scratch_array((items, rank), np.float32)
@@ -275,37 +282,38 @@ class Hybrid(Model):
             lambda rows: self.item_tower(self.feature_scale(rows)),
             weight_IE.device,
         )
-        for batch, seen_Bd in batches:
+        for batch, content_Bd in batches:
             row_B = catalogue.trained_N[batch]
             own_BE = rows_or_zeros(weight_IE, row_B).cpu().numpy()
             if self._config.vector_dropout == 1:
                 own_BE = np.zeros_like(own_BE)
             ease_Nr[batch] = _rows_if_any(self.ease_profile, row_B)
             listed_Br = _rows_if_any(self.ease_listed, row_B)
-            parts = [seen_Bd + own_BE[:, :d], activity_NK[batch], listed_Br]
+            parts = [content_Bd + own_BE[:, :d], activity_NA[batch], listed_Br]
             np.concatenate(parts, axis=1, out=vectors_Nv[batch])
-            profile_Nd[batch] = seen_Bd + own_BE[:, d:]
+            profile_Nd[batch] = content_Bd + own_BE[:, d:]
         arrays: ItemArrays = {"vectors": vectors_Nv, "profile": profile_Nd}
         if rank:
             arrays["ease_profile"] = ease_Nr
-        if catalogue.activity_NK is None and self._reads_activity:
-            arrays[ACTIVITY] = activity_NK
+        if catalogue.activity_NA is None and self._reads_activity:
+            arrays[ACTIVITY] = activity_NA
         return arrays
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:
         device = self.items.weight.device
-        of = {name: zero_copy_tensor(array).to(device) for name, array in arrays.items()}
-        vectors_Nv, profile_Nd, ease_Nr = of["vectors"], of["profile"], of.get("ease_profile")
+        tensors = {name: zero_copy_tensor(array).to(device) for name, array in arrays.items()}
+        vectors_Nv, profile_Nd = tensors["vectors"], tensors["profile"]
+        ease_Nr = tensors.get("ease_profile")
         d = profile_Nd.shape[1]
-        if ACTIVITY in of:
+        if ACTIVITY in tensors:
             vectors_Nv = vectors_Nv.clone()
-            vectors_Nv[:, d : d + ACTIVITY_FEATURES] = of[ACTIVITY]
+            vectors_Nv[:, d : d + ACTIVITY_FEATURES] = tensors[ACTIVITY]
         temperature = self._config.temperature
 
         def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
             del user_B
             user_Bd = self.encode_users(profile_Nd, profiles, with_recency=True)
-            # (zeros in a model that does not read the activity: its weights stay as they begin)
+            # Zeros in a model that does not read activity: these weights keep their initial value.
             encoded = [user_Bd, temperature * self.activity_weights(user_Bd)]
             if ease_Nr is not None:
                 encoded.append(profile_vectors(ease_Nr, profiles))

@@ -1,6 +1,6 @@
 """The batches that a model's `forward` takes: one type for each kind of training.
 
-Shapes: B examples or users, M distinct items of a batch, K negatives of an example or features of
+Shapes: B examples or users, M distinct items of a batch, K negatives of an example, A features of
 activity, C candidates of a step, G moments of a step, D feature width.
 """
 
@@ -65,14 +65,14 @@ class ActivityBatch:
     """What was known of the items at the moments of B examples.
 
     Attributes:
-        moment_B: (B,) each example's moment, as a row of `candidate_GCK`.
-        candidate_GCK: (G, C, K) float32, the candidates at each of G moments.
-        positive_BK: (B, K) float32, the positives at their own moments.
+        group_B: (B,) each example's moment, as a row of `candidate_GCA`.
+        candidate_GCA: (G, C, A) float32, the candidates at each of G moments.
+        positive_BA: (B, A) float32, the positives at their own moments.
     """
 
-    moment_B: Tensor
-    candidate_GCK: Tensor
-    positive_BK: Tensor
+    group_B: Tensor
+    candidate_GCA: Tensor
+    positive_BA: Tensor
 
 
 @dataclass(frozen=True)

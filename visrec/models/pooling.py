@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from visrec.models.dropout import SOURCE
+from visrec.models.arrays import BATCH_KERNEL
 from visrec.models.inputs import JaggedTensor
 from visrec.native import compile_and_load, pointers, require_rows
 
@@ -40,7 +40,7 @@ def max_and_mean(vector_Md: Tensor, lists: JaggedTensor) -> Tensor:
     The compiled version computes both in one pass. With torch, the two pools and their backward
     passes would take a fifth of a training step.
     """
-    kernel, _ = compile_and_load(SOURCE)
+    kernel, _ = compile_and_load(BATCH_KERNEL)
     if kernel is None or vector_Md.device.type != "cpu" or vector_Md.dtype != torch.float32:
         return torch.cat([pool(vector_Md, lists, "max"), pool(vector_Md, lists, "mean")], dim=1)
     pooled: Tensor = _MaxAndMean.apply(vector_Md, lists.values, lists.offsets)  # type: ignore[no-untyped-call]
@@ -117,6 +117,6 @@ class _MaxAndMean(torch.autograd.Function):
 
 
 def _kernel() -> ctypes.CDLL:
-    kernel, reason = compile_and_load(SOURCE)
+    kernel, reason = compile_and_load(BATCH_KERNEL)
     assert kernel, reason
     return kernel

@@ -42,7 +42,7 @@ class RecentPopularity(Model):
         self._window = WINDOW_DAYS.index(config.days)
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """`activity`: (N, K) float32."""
+        """`activity`: (N, A) float32."""
         return {ACTIVITY: catalogue.activity}
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:

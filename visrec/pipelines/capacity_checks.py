@@ -47,7 +47,8 @@ def check_room(
     request: ProcessRequest, nodes: Sequence[NodeResources], *, may_grow: bool
 ) -> Finding:
     """Whether all processes of a job can run at the same time."""
-    name, workers = f"room to {request.job}", request.workers
+    name = f"room to {request.job}"
+    workers = request.workers
     cpus, gpus = request.per_worker["CPU"], request.per_worker.get("GPU", 0)
     fitting = processes_that_fit(nodes, request.per_worker)
     total_cpus, total_gpus = (sum(node.get(key, 0) for node in nodes) for key in ("CPU", "GPU"))
@@ -145,7 +146,8 @@ def check_memory(
     )
     yield check_scratch_disk(workload)
     # Per node, its memory and the scoring processes that will run there.
-    limit, cpus = scoring.workers or MAX_SCORING_WORKERS, scoring.cpus_per_worker
+    limit = scoring.workers or MAX_SCORING_WORKERS
+    cpus = scoring.cpus_per_worker
     loads = [
         (node.get("memory", 0.0), max(1, min(limit, int(node["CPU"] // cpus))))
         for node in with_cpus

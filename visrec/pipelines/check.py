@@ -1,15 +1,15 @@
-"""What a workspace has, before anything runs: rows that count, ids that match, the time of a night.
+"""Shows what a workspace has before anything runs: rows that count, ids that match, a night's time.
 
 visrec check shop
 visrec check shop --interactions.columns '{user_id: customer_email, item_id: sku}'
 visrec check s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
 
-Needs no Ray and writes nothing but its summary. Exit code 0 means that a night can run. Exit code 2
-means that a job would refuse the data. The message then lists all faults, including those that show
-only after other keys are set: the check continues with the keys that `visrec init` would propose.
+The command needs no Ray and writes nothing but its summary. Exit code 0 means that a night can run.
+Exit code 2 means that a job would refuse the data. The message then lists all faults, including
+those that show only after other keys are set: the check continues with the keys that `visrec init`
+would propose.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from visrec.cli.job import ModelChoice
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
-from visrec.cli.workspace_keys import OF_ONE_RUN
+from visrec.cli.workspace_keys import AS_OF_KEY
 from visrec.cores import usable_cores
 from visrec.errors import InputError, extended_errors
 from visrec.ids import DistinctIds, index_in
@@ -101,7 +101,7 @@ def main(config: CheckJob, summary: Summary) -> None:
     if not findings.problems or findings.solution:
         defaults = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
         keys = dict(changed_keys(config, defaults))
-        as_of = keys.pop(OF_ONE_RUN, None)
+        as_of = keys.pop(AS_OF_KEY, None)
         findings.rows["command"] = visrec_command(
             "nightly", config.workspace, "--local", **({"as_of": as_of} if as_of else {}), **keys
         )
@@ -110,13 +110,28 @@ def main(config: CheckJob, summary: Summary) -> None:
 
 def examine(config: CheckJob, summary: Summary) -> "Findings":
     """The facts of the data, and what is wrong with them."""
-    findings = Findings()
+    findings, seen = Findings(), ReadRows()
+    catalogue, pictures = _examine_catalogue(config, summary, findings)
+    log = _examine_interactions(config, summary, findings, catalogue, seen)
+    users = _examine_tables(config, summary, findings, catalogue, seen)
+    if catalogue is not None and log is not None:
+        with findings.refusals():
+            _predict(config, findings, catalogue, pictures, users, log)
+    return findings
+
+
+def _examine_catalogue(
+    config: CheckJob, summary: Summary, findings: "Findings"
+) -> tuple[Catalogue | None, Catalogue | None]:
+    """The items that can be recommended, and those with a picture or an imported feature.
+
+    Either is None if a job would refuse it; the second also if no job reads the pictures.
+    """
     catalogue: Catalogue | None = None
     pictures: Catalogue | None = None
-    log: InteractionLog | None = None
-    rows, written = ReadRows(), ""
+    extraction = _extraction(config)
+    texts_only = config.item_features == "text"
     with_import_hint = extended_errors(lambda _: _propose_import(config))
-    extraction, texts_only = _extraction(config), config.item_features == "text"
     if not texts_only or takes_pictures(extraction):
         with summary.phase("pictures"), findings.refusals(), with_import_hint:
             features = Store.at(config.resolve(config.features, "features"))
@@ -133,6 +148,27 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
             if catalogue is not None and not texts_only:
                 without = compare_ids(catalogue.ids, texts.ids, "items")
                 findings.rows["items without a text"] = without
+    return catalogue, pictures
+
+
+def _examine_interactions(
+    config: CheckJob,
+    summary: Summary,
+    findings: "Findings",
+    catalogue: Catalogue | None,
+    seen: ReadRows,
+) -> InteractionLog | None:
+    """The interactions that count; None without a catalogue, or if a job would refuse them.
+
+    Args:
+        config: the configuration of the job.
+        summary: receives the time.
+        findings: receives the facts, and what a job would refuse.
+        catalogue: the items that can be recommended.
+        seen: records the rows that are read.
+    """
+    log: InteractionLog | None = None
+    time_format = ""
     with summary.phase("interactions"), findings.refusals():
         uri = interactions_uri(config, config.interactions)
         table = config.interactions.table(uri)
@@ -142,35 +178,64 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
                 f"Cancelled and refunded orders ({', '.join(columns)}) count as interactions. "
                 "`visrec import retail PATH` writes a workspace without them."
             )
-        written = describe_times(table, schemas.INTERACTIONS)
-        log = _read_log(config, uri, catalogue, rows)
-    findings.rows |= _interaction_rows(rows, log, catalogue)
-    findings.remarks += _remarks(rows, log, written, catalogue)
+        time_format = describe_times(table, schemas.INTERACTIONS)
+        log = _read_log(config, uri, catalogue, seen)
+    findings.rows |= _interaction_rows(seen, log, catalogue)
+    findings.remarks += _remarks(seen, log, time_format, catalogue)
     if log is not None:
         with findings.refusals():
             held_out = held_out_facts(log, config.split)
             findings.rows["held out"] = held_out.counts
             findings.remarks += held_out.notes
+    return log
+
+
+def _examine_tables(
+    config: CheckJob,
+    summary: Summary,
+    findings: "Findings",
+    catalogue: Catalogue | None,
+    seen: ReadRows,
+) -> DistinctIds:
+    """Examines the other tables; returns all users of the interactions and of the users table."""
     with summary.phase("items"), findings.refusals():
         findings.rows |= _items_rows(config, catalogue)
     users = DistinctIds()
-    users.add(rows.users.ids)
+    users.add(seen.users.ids)
     with summary.phase("users"), findings.refusals():
-        findings.rows |= _users_rows(config, rows, users)
+        findings.rows |= _users_rows(config, seen, users)
     with summary.phase("rules"), findings.refusals():
         findings.rows |= _rules_rows(config, catalogue, users)
-    if catalogue is not None and log is not None:
-        night = datetime.now(UTC).date()
-        if cutoff := config.interactions.cutoff_timestamp():
-            night = datetime.fromtimestamp(cutoff, UTC).date()
-        with findings.refusals():
-            served = predict_served(log, len(catalogue.ids), config.split, night)
-            findings.rows["tonight serves"] = served.sentence
-            held_out = findings.rows.get("held out", {})
-            findings.rows["a night takes"] = _estimate(
-                len(catalogue.ids), pictures, len(users.ids), held_out, served
-            )
-    return findings
+    return users
+
+
+def _predict(
+    config: CheckJob,
+    findings: "Findings",
+    catalogue: Catalogue,
+    pictures: Catalogue | None,
+    users: DistinctIds,
+    log: InteractionLog,
+) -> None:
+    """Adds which model would serve the night, and how long the night would take.
+
+    Args:
+        config: the configuration of the job.
+        findings: receives both.
+        catalogue: the items that can be recommended.
+        pictures: those with a picture or an imported feature; None if pictures are not read.
+        users: all who would get a list.
+        log: the interactions that count.
+    """
+    night = datetime.now(UTC).date()
+    if cutoff := config.interactions.cutoff_timestamp():
+        night = datetime.fromtimestamp(cutoff, UTC).date()
+    served = predict_served(log, len(catalogue.ids), config.split, night)
+    findings.rows["tonight serves"] = served.sentence
+    held_out_counts = findings.rows.get("held out", {})
+    findings.rows["a night takes"] = _estimate(
+        len(catalogue.ids), pictures, len(users.ids), held_out_counts, served
+    )
 
 
 def _extraction(config: CheckJob) -> ExtractJob:
@@ -185,13 +250,13 @@ class Findings:
 
     Attributes:
         rows: rows of the summary, with any values that JSON can hold.
-        problems: why a job would refuse the data.
+        problems: the errors with which a job would refuse the data.
         remarks: what a user should know, although jobs run.
     """
 
     def __init__(self) -> None:
         self.rows: dict[str, Any] = {}
-        self.problems: list[str] = []
+        self.problems: list[InputError] = []
         self.remarks: list[str] = []
         self.solution = ""  # a sentence on what solves all problems
 
@@ -201,26 +266,35 @@ class Findings:
         try:
             yield
         except InputError as error:
-            self.problems.append(str(error))
+            # Without its traceback, which would keep the data in memory.
+            self.problems.append(InputError(str(error)))
 
     def merge_proposed(self, proposals: Sequence[Proposal], after: "Findings") -> "Findings":
-        """Returns the findings of the check with proposed keys, preceded by these problems."""
+        """The findings of the check with proposed keys, preceded by these problems.
+
+        The message of a problem that a proposed key solves ends with the proposal.
+
+        Args:
+            proposals: the keys.
+            after: what the check with these keys found.
+        """
         problems = list(self.problems)
         for proposal in proposals:
             words = flag(proposal.key, proposal.value)
-            if any(words in text for text in problems):
+            if any(words in str(problem) for problem in problems):
+                continue  # the message has the proposal already
+            solved = next((n for n, p in enumerate(problems) if proposal.key in p.keys), None)
+            if solved is None:
+                problems.append(InputError(f"The data need {words}: {proposal.why}."))
                 continue
-            key = re.compile(rf"--{re.escape(proposal.key)}(?![\w.]\w)\b")
-            named = [n for n, text in enumerate(problems) if key.search(text)]
-            if named:
-                end = "" if problems[named[0]].endswith(".") else "."
-                problems[named[0]] += f"{end} Proposed: {words}."
-            else:
-                problems.append(f"The data need {words}: {proposal.why}.")
+            text = str(problems[solved]).removesuffix(".")
+            problems[solved] = InputError(f"{text}. Proposed: {words}.")
+        merged = Findings()
+        merged.rows, merged.remarks = after.rows, after.remarks
+        merged.problems = [*problems, *after.problems]
         if not after.problems:
-            after.solution = "`visrec init` writes keys with which a night can run."
-        after.problems = [*problems, *after.problems]
-        return after
+            merged.solution = "`visrec init` writes keys with which a night can run."
+        return merged
 
     def report(self, workspace: Store | None, summary: Summary) -> None:
         """Puts the facts into the summary.
@@ -230,7 +304,7 @@ class Findings:
 
         Args:
             workspace: where it is written; None for nowhere.
-            summary: takes the facts.
+            summary: receives the facts.
 
         Raises:
             InputError: a job would refuse the data.
@@ -238,13 +312,13 @@ class Findings:
         summary.rows = dict(self.rows)
         if self.remarks:
             summary.rows["remarks"] = " ".join(dict.fromkeys(self.remarks))
-        problems = list(dict.fromkeys(self.problems))
+        problems = list(dict.fromkeys(map(str, self.problems)))
         if not problems:
             summary.rows["verdict"] = "ready: a night can run"
             return
         count = f"{len(problems)} fault{'s' if len(problems) > 1 else ''}"
         summary.rows["verdict"] = f"not ready: {count}, see below"
-        summary.tell()
+        summary.print()
         summary.rows["problems"] = problems
         if workspace is not None:
             summary.write_if_possible(workspace)
@@ -276,7 +350,7 @@ def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:
 
 
 def _read_log(
-    config: CheckJob, uri: str, catalogue: Catalogue | None, rows: ReadRows
+    config: CheckJob, uri: str, catalogue: Catalogue | None, seen: ReadRows
 ) -> InteractionLog | None:
     """The interactions as a training reads them; without a catalogue they are only counted.
 
@@ -284,13 +358,13 @@ def _read_log(
         InputError: a job would refuse them.
     """
     if catalogue is None:
-        for _ in rows.watch(read_until_cutoff(config.interactions, uri, rows.left_out)):
+        for _ in seen.watch(read_until_cutoff(config.interactions, uri, seen.left_out)):
             pass
         return None
     try:
-        return read_rows(config.interactions, uri, catalogue.ids, rows)
+        return read_rows(config.interactions, uri, catalogue.ids, seen)
     except InputError as error:
-        items = rows.items.ids
+        items = seen.items.ids
         if not len(items) or index_in(items, catalogue.ids).max() >= 0:
             raise
         table = "The table of interactions"
@@ -302,18 +376,19 @@ def _read_log(
 
 
 def _interaction_rows(
-    rows: ReadRows, log: InteractionLog | None, catalogue: Catalogue | None
+    seen: ReadRows, log: InteractionLog | None, catalogue: Catalogue | None
 ) -> dict[str, Any]:
-    if rows.period is None:
+    if seen.period is None:
         return {}
     summary_rows: dict[str, Any] = {
-        "period": rows.period,
-        "users": len(rows.users.ids),
-        "items": len(rows.items.ids),
+        "period": seen.period,
+        "users": len(seen.users.ids),
+        "items": len(seen.items.ids),
     }
     if log is None or catalogue is None:
         return summary_rows
-    noun, items = catalogue.noun, rows.items.ids
+    noun = catalogue.noun
+    items = seen.items.ids
     return {
         "rows": log.read_report.rows,
         **summary_rows,
@@ -325,25 +400,25 @@ def _interaction_rows(
 
 
 def _remarks(
-    rows: ReadRows, log: InteractionLog | None, written: str, catalogue: Catalogue | None
+    seen: ReadRows, log: InteractionLog | None, time_format: str, catalogue: Catalogue | None
 ) -> Iterator[str]:
     """What a user should know, although jobs run.
 
     Args:
-        rows: what is read of the interactions.
+        seen: what is read of the interactions.
         log: those that count; None if a job would refuse them.
-        written: how the timestamps are written, in words.
+        time_format: how the timestamps are written, in words.
         catalogue: the items that can be recommended; None without `log`.
     """
-    if rows.last is not None and rows.last < _ONE_YEAR:
+    if seen.last is not None and seen.last < _ONE_YEAR:
         yield (
-            f"All timestamps, read as {written}, lie in 1970 ({rows.period}): are they times? "
+            f"All timestamps, read as {time_format}, lie in 1970 ({seen.period}): are they times? "
             "Name another column with --interactions.columns."
         )
-    if future := rows.left_out[FUTURE]:
+    if future := seen.left_out[FUTURE]:
         yield (
             f"{future:,} rows are dated after today, {datetime.now(UTC):%Y-%m-%d} in UTC, and are "
-            f"left out. Timestamps are read as {written}."
+            f"left out. Timestamps are read as {time_format}."
         )
     if log is None or catalogue is None:
         return
@@ -356,7 +431,7 @@ def _remarks(
             f"No user took two items with a {catalogue.noun}, so no model can be trained: VisRank "
             "serves, which needs no training."
         )
-    for column, ids in (("user_id", rows.users.ids), ("item_id", rows.items.ids)):
+    for column, ids in (("user_id", seen.users.ids), ("item_id", seen.items.ids)):
         words = ids.filter(pc.is_in(ids, value_set=pa.array(NULL_WORDS, ids.type))).to_pylist()
         if words:
             yield (
@@ -387,14 +462,14 @@ def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]
     }
 
 
-def _users_rows(config: CheckJob, rows: ReadRows, everyone: DistinctIds) -> dict[str, Any]:
+def _users_rows(config: CheckJob, seen: ReadRows, everyone: DistinctIds) -> dict[str, Any]:
     """Summary rows about the users table; adds its users to `everyone`."""
     table = users_table(config, config.users, config.users_columns)
     if table is None:
         return {}
     ids = table_ids(table, schemas.USERS[0])
     everyone.add(ids)
-    taken = rows.users.ids
+    taken = seen.users.ids
     return {
         "users table": describe_table(table, schemas.USERS),
         "users without rows": compare_ids(ids, taken, "users of the table"),
@@ -409,7 +484,8 @@ def _rules_rows(
     Raises:
         InputError: a job would refuse the block list, or the rules leave nothing.
     """
-    rules, summary_rows = config.rules, dict[str, Any]()
+    rules = config.rules
+    summary_rows: dict[str, Any] = {}
     if (table := rules.blocked_table) is not None:
         blocked = read_blocked(table)
         summary_rows = {
@@ -437,8 +513,9 @@ def _estimate(
     held_out: dict[str, int],
     served: Prediction,
 ) -> dict[str, str]:
-    """The time of a night with default settings on this machine, step by step, without that of new
-    texts.
+    """How long each step of a night takes with default settings on this machine.
+
+    Embedding new texts is not counted.
 
     Args:
         items: how many can be recommended.

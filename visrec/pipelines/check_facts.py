@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.features.table import MANIFEST, Manifest, part_files, read_index, read_manifest
+from visrec.features.table import FEATURES_MANIFEST, Manifest, part_files, read_index, read_manifest
 from visrec.ids import DistinctIds, is_in
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.read import build_log
@@ -57,11 +57,12 @@ def read_catalogue(pictures: PictureSource, features: Store) -> Catalogue:
     Raises:
         InputError: there is no picture.
     """
-    manifest = read_manifest(features) if features.exists(MANIFEST) else None
+    manifest = read_manifest(features) if features.exists(FEATURES_MANIFEST) else None
     if manifest is not None and manifest.identity.is_imported:
         ids = _ids_of_features(features, manifest)
         return Catalogue(ids=ids, noun="feature", with_feature=len(ids))
-    skipped, distinct, number = SkippedFiles(), DistinctIds(), 0
+    skipped, distinct = SkippedFiles(), DistinctIds()
+    number = 0
     for page in list_pictures(pictures, skipped):
         distinct.add(page["item_id"])
         number += page.num_rows
@@ -79,22 +80,24 @@ def read_text_catalogue(table: InputTable | None, text_features: Store) -> Catal
     """The items with a text.
 
     Args:
-        table: the items table, whose texts a night embeds; None for no night that does.
-        text_features: the features of texts that there are.
+        table: the items table whose texts the night embeds; None if it embeds none, and the
+            existing features say which items have a text.
+        text_features: the existing features of texts.
 
     Raises:
-        InputError: the table has no texts; or there is none, and no features either.
+        InputError: the table has no texts; or `table` is None and there are no features of texts.
     """
     if table is None:
         ids = _ids_of_features(text_features, read_manifest(text_features))
         return Catalogue(ids=ids, noun="text", with_feature=len(ids))
-    distinct, items = DistinctIds(), 0
+    distinct = DistinctIds()
+    items = 0
     for batch in read_texts(table):
         distinct.add(batch.filter(batch["text"].is_valid())["item_id"])
         items += len(batch)
     if not len(distinct.ids):
         raise no_texts(table, items)
-    rows = read_manifest(text_features).rows if text_features.exists(MANIFEST) else 0
+    rows = read_manifest(text_features).rows if text_features.exists(FEATURES_MANIFEST) else 0
     return Catalogue(ids=distinct.ids, noun="text", with_feature=rows)
 
 
@@ -163,7 +166,7 @@ def read_rows(
 def users_by_baskets(log: InteractionLog) -> dict[str, int]:
     """How many users have one basket, two or more, five or more."""
     last_U = np.full(len(log.user_ids), -1)
-    np.maximum.at(last_U, log.user_R, log.number_baskets())
+    np.maximum.at(last_U, log.user_R, log.basket_numbers())
     baskets_U = last_U + 1
     return {
         name: int(((baskets_U >= least) & (baskets_U <= (most or baskets_U))).sum())

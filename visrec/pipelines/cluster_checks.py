@@ -80,7 +80,8 @@ def ask_nodes(
         ).remote(node["ObjectStoreSocketName"], scratch): node
         for node in alive
     }
-    waiting, deadline = list(tasks), time.monotonic() + timeout_s
+    waiting = list(tasks)
+    deadline = time.monotonic() + timeout_s
     nodes, silent = [], []
     while waiting and (seconds_left := deadline - time.monotonic()) > 0:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=seconds_left)

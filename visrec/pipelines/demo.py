@@ -49,5 +49,5 @@ def _run(main: Callable[[Job, Summary], None], job: Job, demo: Summary, name: st
     summary = Summary(name)
     with demo.phase(name.replace("_", " ")):
         main(job, summary)
-    summary.tell()
+    summary.print()
     summary.write(Store.at(job.workspace))

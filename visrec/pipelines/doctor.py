@@ -156,7 +156,10 @@ def requests(run: RunResources) -> list[ProcessRequest]:
     extract, train, score = run.extract, run.train, run.recommend
     return [
         ProcessRequest(
-            *("extract", extract.workers or 1, _per_worker(extract)), feeder_cpus=extract.task_cpus
+            "extract",
+            extract.workers or 1,
+            _per_worker(extract),
+            feeder_cpus=extract.task_cpus,
         ),
         ProcessRequest("train", train.workers, _per_worker(train)),
         ProcessRequest("recommend", score.workers or 1, _per_worker(score)),
@@ -185,7 +188,7 @@ def report(findings: Sequence[Finding], workspace: Store | None, summary: Summar
         summary.rows["verdict"] = f"pass: {len(findings)} findings, none failed{suffix}"
         return
     summary.rows["verdict"] = f"FAIL: {', '.join(finding.name for finding in failed)}"
-    summary.tell()
+    summary.print()
     if workspace is not None:
         summary.write(workspace)
     # Findings with the same advice share one sentence of it.

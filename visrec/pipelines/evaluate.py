@@ -21,7 +21,7 @@ from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
-from visrec.evaluation.cards import named_as_features
+from visrec.evaluation.cards import picture_source
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
@@ -41,7 +41,7 @@ from visrec.evaluation.verdict import Verdict
 from visrec.evaluation.workspace_facts import FactSources
 from visrec.features.item_features import FeatureTables
 from visrec.models import MODELS
-from visrec.models.artifact import MANIFEST, read_provenance
+from visrec.models.artifact import MODEL_MANIFEST, read_provenance
 from visrec.pipelines.ablate import train_variants
 from visrec.pipelines.evaluation_report import (
     Evaluated,
@@ -102,7 +102,7 @@ class EvaluateJob(JobConfig):
         examples: number of users shown in the report.
         hash_users: show hashes instead of user ids in the report, so that it can be passed on. The
             key of the hashes is the digest of the model, which the report does not show.
-        resources: what evaluation may take of the cluster.
+        resources: the cluster resources that evaluation may use.
     """
 
     model: str | None = None
@@ -150,8 +150,10 @@ def check(config: EvaluateJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    item_features = _train_job(config, []).item_features  # reads its YAML
-    item_features = item_features if config.models else item_features_of(config, config.model)
+    train_job = _train_job(config, [])  # also finds a wrong key of its YAML if nothing is trained
+    item_features = (
+        train_job.item_features if config.models else item_features_of(config, config.model)
+    )
     require_features(item_features, config, config.features, config.text_features)
     uri = interactions_uri(config, config.interactions)
     items = items_table(config, config.items, config.items_columns)
@@ -163,7 +165,7 @@ def check(config: EvaluateJob) -> None:
     for name in _split_list(config.models or ""):
         if "/" in name:
             require_model(Store.at(name))
-        elif name not in MODELS and not (models / name).exists(MANIFEST):
+        elif name not in MODELS and not (models / name).exists(MODEL_MANIFEST):
             raise InputError(
                 f"Found {name!r} in --models, which is no model of {models.root} and no kind of "
                 f"model{did_you_mean(name, MODELS) or '.'}"
@@ -265,11 +267,12 @@ def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
     """The directories of the configured models by label; trains those that are not trained yet."""
     if config.models is None:
         return {"": model_store(config, config.model)}
-    models, stores = Store.at(config.resolve(None, "models")), {}
+    models = Store.at(config.resolve(None, "models"))
+    stores = {}
     for name in _split_list(config.models):
         if "/" in name:
             store = Store.at(name)
-        elif name in MODELS and not (models / name).exists(MANIFEST):
+        elif name in MODELS and not (models / name).exists(MODEL_MANIFEST):
             say(f"evaluate: {name}")
             store = train(_train_job(config, ["--model.name", name]), summary).store
         else:
@@ -301,7 +304,7 @@ def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
 def _digests(labels: Sequence[str], stores: Iterable[Store]) -> dict[str, str]:
     """The artifact digests of the trained models, which come first among the labels."""
     return {
-        label: store.read_json(MANIFEST)["digest"]
+        label: store.read_json(MODEL_MANIFEST)["digest"]
         for label, store in zip(labels, stores, strict=False)
     }
 
@@ -338,7 +341,8 @@ def _print_overview(overview: EvaluationOverview) -> None:
 
 def _rank(config: EvaluateJob, data: Ref, users: int, summary: Summary) -> list[Ref]:
     """Ranks the users on all workers; returns the tables of their metrics."""
-    resources, blocks = config.resources, -(-users // USERS)
+    resources = config.resources
+    blocks = -(-users // USERS)
     with track_progress("rank", users, summary, unit="users") as progress_actor:
         if not on_ray():
             return rank_in_process(data, users, progress_actor)
@@ -366,7 +370,7 @@ def _report_inputs(
         ),
         evaluations=Store.at(config.resolve(None, "evaluation")),
         target=target,
-        images=named_as_features(config.resolve(config.images, "images"), inputs.features),
+        images=picture_source(config.resolve(config.images, "images"), inputs.features),
         items_table=inputs.items_table,
         examples=config.examples,
         hash_users=config.hash_users,

@@ -16,7 +16,7 @@ from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.summary import Summary, terminal_width
 from visrec.errors import InputError, MissingFileError
-from visrec.evaluation.cards import make_cards, named_as_features
+from visrec.evaluation.cards import make_cards, picture_source
 from visrec.evaluation.explanation_page import Explanation, render_explanation
 from visrec.evaluation.page import format_moment, format_score
 from visrec.evaluation.report_content import ItemCard
@@ -155,7 +155,8 @@ def _read_list(
 
     The id is None if there was no such run, or the user had no list in it.
     """
-    listed, run_id = read_list(recommendations, manifest, user), pointer.previous_run_id
+    listed = read_list(recommendations, manifest, user)
+    run_id = pointer.previous_run_id
     if listed is None:
         raise unknown_user(recommendations, manifest, user)
     try:
@@ -179,7 +180,7 @@ def _find_kept_out(
 
 
 def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:
-    """What the run was scored from, as far as its manifest tells: the block list is not in it."""
+    """What the run was scored from, as far as its manifest says: the block list is not in it."""
     made_from: dict[str, Any] = dict(manifest.inputs)
     interactions = dataclasses.replace(
         config.interactions, min_rating=made_from["min_rating"], as_of=made_from["as_of"]
@@ -205,12 +206,13 @@ def _cards(
     images = None
     if config.html is not None:
         features = Store.at(config.resolve(config.features, "features"))
-        images = named_as_features(config.resolve(config.images, "images"), features)
+        images = picture_source(config.resolve(config.images, "images"), features)
     return make_cards(pa.array(sorted(ids), TEXT), images, items)
 
 
 def _print(explanation: Explanation) -> None:
-    manifest, width = explanation.manifest, terminal_width()
+    manifest = explanation.manifest
+    width = terminal_width()
     say(
         f"The list of {printable(explanation.user_id)} in the run {manifest.run_id}, by the model "
         f"{manifest.model_id}, published at {explanation.published_at}",

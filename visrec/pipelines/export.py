@@ -6,8 +6,8 @@ visrec export --workspace shop --to 'dynamodb://visrec?region=eu-west-1'
 visrec export --workspace shop --to s3://shop/export/lists.jsonl.gz
 visrec export --workspace shop --to similar.csv --recommendations shop/similar_items
 
-Readers see a whole run, this one or the one before, at any moment. An export that was stopped goes
-on when it is started again.
+Readers see a whole run, this one or the one before, at any moment. An export that was stopped
+continues when it is started again.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,8 @@ def check(config: ExportJob) -> None:
 
 
 def main(config: ExportJob, summary: Summary) -> None:
-    target, recommendations = parse_target(config.to), _recommendations(config)
+    target = parse_target(config.to)
+    recommendations = _recommendations(config)
     leases = Store.at(config.resolve(None, LEASES))
     progress = StepProgress("export", "files")
 
@@ -78,8 +79,8 @@ def main(config: ExportJob, summary: Summary) -> None:
     }
 
 
-def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) -> dict[str, str]:
-    """`export_to_each` at the end of a night.
+def export_or_raise(urls: Sequence[str], recommendations: Store, leases: Store) -> dict[str, str]:
+    """Exports to several targets; raises an error if any export failed.
 
     Returns:
         What became of each target, for a summary.

@@ -1,4 +1,4 @@
-"""Pictures to features: reads new pictures, runs a pretrained network on them, commits the table.
+"""Computes the features of pictures: runs a pretrained network on new ones, commits the table.
 
 visrec extract --local
 visrec extract --images s3://shop/pictures --workspace s3://shop/visrec
@@ -35,7 +35,7 @@ from visrec.features.extract import (
 )
 from visrec.features.planning import CHUNK, ExtractionPlan, extraction_settings, plan_extraction
 from visrec.features.sentences import TextConfig
-from visrec.features.table import MANIFEST, Identity, Manifest, read_manifest
+from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest, read_manifest
 from visrec.pipelines.extract_texts import TextJob, extract_texts
 from visrec.pipelines.input_checks import require_pictures, require_table
 from visrec.pipelines.job_tables import items_table
@@ -56,7 +56,7 @@ _MAX_THREADS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractJob(JobConfig):
-    """Pictures to features.
+    """Computes the features of pictures.
 
     Attributes:
         images: directory or prefix of <item_id>.jpg (.png, .webp, .gif, .avif), or Parquet with
@@ -116,7 +116,7 @@ def takes_pictures(config: ExtractJob) -> bool:
     if config.text.model is None or config.images is not None:
         return True
     features = Store.at(config.resolve(config.features, "features"))
-    if features.exists(MANIFEST) and read_manifest(features).identity.is_imported:
+    if features.exists(FEATURES_MANIFEST) and read_manifest(features).identity.is_imported:
         return False
     return any(True for _ in Store.at(config.pictures.uri).list(follow_links=True))
 
@@ -203,7 +203,7 @@ def _with_precision(
     """The backbone with the precision of the existing features, unless a key sets the precision."""
     if backbone.precision is not None:
         return backbone
-    if store.exists(MANIFEST):
+    if store.exists(FEATURES_MANIFEST):
         identity = read_manifest(store).identity
         if identity.backbone == backbone.full_name and not identity.is_imported:
             return _set_precision(backbone, identity.precision)
@@ -242,7 +242,9 @@ def extraction_context(
 def run_chain(
     config: ExtractJob, extraction: ExtractionContext, counts: "_Counts", backbone: Backbone | None
 ) -> Iterator[Iterable[dict[str, Any]]]:
-    """Yields the rows of the chain, which name the written files, while its workers are reserved.
+    """Runs the chain while its workers are reserved.
+
+    Yields an iterable of its rows, each of which names a written file.
 
     Args:
         config: the configuration of the job.

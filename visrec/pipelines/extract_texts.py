@@ -1,4 +1,4 @@
-"""Titles and descriptions to features: embeds new texts with a sentence model, commits the table.
+"""Computes the features of titles and descriptions: embeds new texts, commits the table.
 
 A part of `visrec extract`.
 """
@@ -56,7 +56,8 @@ def extract_texts(job: TextJob, summary: Summary) -> None:
         texts, pending, without_text = call(_counts, plan)
     say(f"{texts:,} texts, {pending:,} to embed ({identity})")
 
-    written, computed = [], 0
+    written = []
+    computed = 0
     if pending:
         workers = min(job.workers, -(-pending // CHUNK))
         with (

@@ -23,8 +23,7 @@ from visrec.errors import ConflictError, InputError, StorageError, VisrecError
 from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS, PER_USER, REPORT
 from visrec.exports.targets import parse_target
-from visrec.features.table import MANIFEST as FEATURES_MANIFEST
-from visrec.features.table import read_manifest
+from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.ids import TEXT, id_array, is_in
 from visrec.interactions.prepared import PREPARED
 from visrec.models import artifact
@@ -34,7 +33,7 @@ from visrec.pipelines.job_tables import find_interactions
 from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
-from visrec.storage.id_search import IdSearch, SearchResult, list_all_files, search_files
+from visrec.storage.id_search import FoundFile, IdSearch, list_all_files, search_files
 from visrec.storage.input_table import InputTable
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store, file_at
@@ -46,16 +45,25 @@ from visrec.tasks import call, cluster_cpus, map_calls
 # What visrec writes below a workspace. Everything else is the user's.
 _RUNS = ("recommendations", "similar_items")
 _WRITTEN = (
-    *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
-    *("text_features", PREPARED, LEASES),
+    *_RUNS,
+    "models",
+    "training",
+    "sweeps",
+    "evaluation",
+    "features",
+    "nights",
+    "summaries",
+    "text_features",
+    PREPARED,
+    LEASES,
 )
 # Summaries that may name users: whose list was explained, users without rows.
 _SUMMARIES = ("summaries/explain.json", "summaries/check.json")
 _MAY_HAVE_USERS = re.compile(
     r"\.(parquet|csv|tsv|jsonl?|ndjson|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE
 )
-_DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a temporary file while it is written
-_DRAFT_AGE_S = 3600  # older temporary files belong to dead processes
+_TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a temporary file while it is written
+_TEMPORARY_AGE_S = 3600  # older temporary files belong to dead processes
 _SHOWN = 3
 _MOST_TASKS = 256  # of the search
 
@@ -97,8 +105,9 @@ def check(config: ForgetJob) -> None:
 
 def main(config: ForgetJob, summary: Summary) -> None:
     """Removes the users from models, evaluations and runs; then searches all files for them."""
-    user_ids, workspace = read_user_ids(config.users), Store.at(config.workspace)
-    others = [Store.at(config.recommendations)] if config.recommendations else []
+    user_ids = read_user_ids(config.users)
+    workspace = Store.at(config.workspace)
+    extra_runs = [Store.at(config.recommendations)] if config.recommendations else []
     workspace.check_writable()
     with Lease(workspace / "nights", "forget.lease", on_wait=say) as lease:
         if not lease.held:
@@ -106,11 +115,11 @@ def main(config: ForgetJob, summary: Summary) -> None:
                 f"Another process is removing users from {workspace.root}: {lease.holder}. Nothing "
                 "was done here. Start this command again when that process has ended."
             )
-        _forget(config, user_ids, others, summary)
+        _forget(config, user_ids, extra_runs, summary)
 
 
 def _forget(
-    config: ForgetJob, user_ids: pa.Array, others: Sequence[Store], summary: Summary
+    config: ForgetJob, user_ids: pa.Array, extra_runs: Sequence[Store], summary: Summary
 ) -> None:
     workspace = Store.at(config.workspace)
     summary.has_written = True
@@ -120,7 +129,7 @@ def _forget(
     with summary.phase("evaluations"):
         metrics = _forget_in_evaluations(workspace, user_ids, digests, failures)
     with summary.phase("runs"):
-        runs = [*(workspace / name for name in _RUNS), *others]
+        runs = [*(workspace / name for name in _RUNS), *extra_runs]
         forgotten = UsersToForget(user_ids=user_ids, model_digests=digests)
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
         lists = sum(_map_all(forget_in_run, tasks, failures))
@@ -132,13 +141,12 @@ def _forget(
         (workspace / PREPARED).abort_uploads()
         (workspace / PREPARED).delete_all()
         workspace.delete(_SUMMARIES)
-        removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
+        removed = _remove_checkpoints(workspace)
+        removed += _remove_temporary_files([workspace, *extra_runs])
     with summary.phase("search"):
         in_source = _count_interactions(config, user_ids)
         search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids, failures))
-        searched, result = _search(search, workspace, others, config.users)
-        written, yours = _by_writer(result.with_ids, workspace, others)
-        damaged, unread = _by_writer(result.not_searched, workspace, others)
+        left = _search(search, workspace, extra_runs, config.users)
     summary.rows = {
         "users": len(user_ids),
         "lists removed": lists,
@@ -147,19 +155,53 @@ def _forget(
         "rows of metrics removed": metrics,
         "checkpoints and unfinished files removed": removed,
         **exported,
-        "files searched": searched,
+        **_search_rows(left, search, in_source),
+    }
+    if remaining := _what_remains(left, failures, not_exported):
+        raise VisrecError(f"{' '.join(remaining)} Everything else is done.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """What is left of the users after everything was removed.
+
+    Attributes:
+        searched: the number of files that were searched.
+        own_files_with_ids: files that visrec wrote and that still have an id.
+        own_files_not_searched: files that visrec wrote and that could not be searched.
+        users_files_with_ids: the user's files with an id.
+        users_files_not_searched: the user's files that could not be searched.
+    """
+
+    searched: int
+    own_files_with_ids: Sequence[str]
+    own_files_not_searched: Sequence[str]
+    users_files_with_ids: Sequence[str]
+    users_files_not_searched: Sequence[str]
+
+
+def _search_rows(left: _Left, search: IdSearch, in_source: str) -> dict[str, object]:
+    """Rows of the summary about what is left; a run in which visrec's own files have ids fails."""
+    return {
+        "files searched": left.searched,
         "searched in columns of users only": _explain_ambiguous(search),
         "found in what visrec wrote": "nothing",
         "interactions still there": in_source,
-        "found in files of yours": _shown(yours),
-        "files of yours that could not be searched": _shown(unread),
+        "found in files of yours": _shown(left.users_files_with_ids),
+        "files of yours that could not be searched": _shown(left.users_files_not_searched),
     }
+
+
+def _what_remains(
+    left: _Left, failures: Sequence[VisrecError], not_exported: Sequence[str]
+) -> list[str]:
+    """Sentences on what could not be removed, and what to do about it."""
     remaining = [
         f"{len(names):,} files {fault}: {_shown(names)}. If a job was at work meanwhile, start "
         "this one again when it has ended; else remove these files."
         for names, fault in (
-            (written, "still name some of the users"),
-            (damaged, "that visrec wrote could not be searched"),
+            (left.own_files_with_ids, "still name some of the users"),
+            (left.own_files_not_searched, "that visrec wrote could not be searched"),
         )
         if names
     ]
@@ -171,8 +213,7 @@ def _forget(
             f"The lists could not be exported to {', '.join(not_exported)}; the messages above say "
             "why. Lists of the users may still be there: start this command again."
         )
-    if remaining:
-        raise VisrecError(f"{' '.join(remaining)} Everything else is done.")
+    return remaining
 
 
 def read_user_ids(uri: str) -> pa.LargeStringArray:
@@ -247,7 +288,7 @@ def _forget_in_models(
     """The number of removed rows, and a map from each model's earlier digests to its present
     digest."""
     models = workspace / "models"
-    names = [n for n in _folders_with(models, artifact.MANIFEST) if n]
+    names = [n for n in _folders_with(models, artifact.MODEL_MANIFEST) if n]
     results = _map_all(_forget_in_model, [(models / name, user_ids) for name in names], failures)
     digests = {old: new for _, earlier, new in results for old in earlier}
     if models.exists(artifact.LATEST):
@@ -295,14 +336,14 @@ def _remove_checkpoints(workspace: Store) -> int:
     return len(names) + len(trials)
 
 
-def _remove_drafts(stores: Sequence[Store]) -> int:
+def _remove_temporary_files(stores: Sequence[Store]) -> int:
     """Removes temporary files of killed processes; returns how many."""
     removed = 0
     for store in stores:
         old = [
             file.name
             for file in list_all_files(store)
-            if _DRAFT.search(file.name) and file.modified < time.time() - _DRAFT_AGE_S
+            if _TEMPORARY.search(file.name) and file.modified < time.time() - _TEMPORARY_AGE_S
         ]
         store.delete(old)
         removed += len(old)
@@ -328,7 +369,8 @@ def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
 
 def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
     """Rows of the users, and how many users have any."""
-    rows, present_ids = 0, set[str]()
+    rows = 0
+    present_ids = set[str]()
     for batch in read_batches(table, schemas.INTERACTIONS):
         ids = batch["user_id"].filter(is_in(batch["user_id"], user_ids))
         rows += len(ids)
@@ -356,32 +398,42 @@ def _ids_in(features: Store, name: str, user_ids: pa.Array) -> list[str]:
 
 
 def _search(
-    search: IdSearch, workspace: Store, others: Sequence[Store], users_uri: str
-) -> tuple[int, SearchResult]:
-    """How many files were searched, and what was found.
+    search: IdSearch, workspace: Store, extra_runs: Sequence[Store], users_uri: str
+) -> _Left:
+    """Searches all files for the ids.
 
     Args:
         search: the ids to search for.
         workspace: everything in it but pictures is searched.
-        others: directories of runs outside of it.
+        extra_runs: directories of runs outside of it.
         users_uri: the file with the ids themselves.
     """
     names = [
         (store, file.name)
-        for store in (workspace, *others)
+        for store in (workspace, *extra_runs)
         for file in list_all_files(store)
-        if _is_written(file.name)
-        or store in others
-        or file.is_closed
-        or _MAY_HAVE_USERS.search(file.name)
-        if store.uri(file.name) != Store.at(users_uri).root
+        if (store in extra_runs or _may_have_users(file))
+        and store.uri(file.name) != Store.at(users_uri).root
     ]
     tasks = min(2 * cluster_cpus(), _MOST_TASKS, len(names))
     results = map_calls(search_files, [(search, names[task::tasks]) for task in range(tasks)])
-    return len(names), SearchResult(
-        with_ids=sorted(name for result in results for name in result.with_ids),
-        not_searched=sorted(name for result in results for name in result.not_searched),
+    with_ids = sorted(name for result in results for name in result.with_ids)
+    not_searched = sorted(name for result in results for name in result.not_searched)
+    own_with_ids, users_with_ids = _by_writer(with_ids, workspace, extra_runs)
+    own_not_searched, users_not_searched = _by_writer(not_searched, workspace, extra_runs)
+    return _Left(
+        searched=len(names),
+        own_files_with_ids=own_with_ids,
+        own_files_not_searched=own_not_searched,
+        users_files_with_ids=users_with_ids,
+        users_files_not_searched=users_not_searched,
     )
+
+
+def _may_have_users(file: FoundFile) -> bool:
+    """Whether a file of the workspace may name users: not if it is a picture of the user's."""
+    may_have = _is_written(file.name) or _MAY_HAVE_USERS.search(file.name)
+    return bool(file.is_unlistable or may_have)
 
 
 def _is_written(name: str) -> bool:
@@ -390,14 +442,14 @@ def _is_written(name: str) -> bool:
 
 
 def _by_writer(
-    locations: Sequence[str], workspace: Store, others: Sequence[Store]
+    locations: Sequence[str], workspace: Store, extra_runs: Sequence[Store]
 ) -> tuple[list[str], list[str]]:
     """The files that visrec wrote, and the user's own."""
     written = [
         location
         for location in locations
         if _is_written(location.removeprefix(f"{workspace.root}/"))
-        or any(location.startswith(f"{other.root}/") for other in others)
+        or any(location.startswith(f"{other.root}/") for other in extra_runs)
     ]
     return written, [location for location in locations if location not in written]
 

@@ -4,9 +4,9 @@ visrec init shop
 visrec init shop --interactions.path orders.csv --images photos
 visrec init s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
 
-Looks at the tables and at the names of the pictures, proposes the names of columns and the pattern
-of several pictures an item, and gives a reason for each. Keys that are given are kept. Needs no
-Ray, and changes nothing else.
+The command looks at the tables and at the names of the pictures, proposes the names of columns and
+the pattern of several pictures an item, and gives a reason for each proposal. Keys that are given
+are kept. It needs no Ray, and changes nothing else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from typing import Any
 from visrec.cli.keys import config_keys, flow_yaml
 from visrec.cli.output import say
 from visrec.cli.summary import Summary
-from visrec.cli.workspace_keys import FILE, WorkspaceKeys
+from visrec.cli.workspace_keys import WORKSPACE_FILE, WorkspaceKeys
 from visrec.errors import InputError
 from visrec.pipelines.input_checks import require_pictures
 from visrec.pipelines.job_tables import items_table, users_table
@@ -29,8 +29,13 @@ from visrec.storage.store import Store
 from visrec.storage.tables import column_names
 
 _PATHS = {
-    *("images", "interactions.path", "items", "users", "rules.blocked"),
-    *("features", "text_features"),
+    "images",
+    "interactions.path",
+    "items",
+    "users",
+    "rules.blocked",
+    "features",
+    "text_features",
 }
 # Keys that the file shows as comments unless they are set: an example and its meaning.
 _EXAMPLES = {
@@ -39,9 +44,12 @@ _EXAMPLES = {
     "users_columns": ("{user_id: email}", "columns of users.* with other names"),
     "rules.blocked": (
         "blocked.csv",
-        "items for no list; with user_id, for none of that user",
+        "items that no list may hold; rows with user_id count for that user only",
     ),
-    "rules.blocked_columns": ("{item_id: sku}", "its columns with other names"),
+    "rules.blocked_columns": (
+        "{item_id: sku}",
+        "columns of the block list with other names",
+    ),
     "publish.table": ("delta", "the published lists as a table for SQL: delta, iceberg, manifest"),
     "text.model": ("sentence-transformers/all-MiniLM-L6-v2", "embeds titles and descriptions"),
     "item_features": ("both", "what a model takes: pictures, text or both"),
@@ -59,11 +67,11 @@ class InitJob(DataJob):
 
 def main(config: InitJob, summary: Summary) -> None:
     workspace = Store.at(config.workspace)
-    if workspace.exists(FILE):
+    path = workspace.uri(WORKSPACE_FILE)
+    if workspace.exists(WORKSPACE_FILE):
         raise InputError(
-            f"Found {workspace.uri(FILE)} already; expected a workspace without it. Edit it, or "
-            "remove it first.",
-            path=workspace.uri(FILE),
+            f"Found {path} already; expected a workspace without it. Edit it, or remove it first.",
+            path=path,
         )
     _require_given(config)
     proposals = propose(config)
@@ -79,12 +87,12 @@ def main(config: InitJob, summary: Summary) -> None:
     summary.has_written = True
     why = {proposal.key: proposal.why for proposal in proposals}
     text = _HEAD + "".join(f"{line}\n" for line in _lines(keys, why))
-    if not workspace.create(FILE, text.encode()):
-        raise InputError(f"Found {workspace.uri(FILE)} already: another process wrote it.")
-    say(f"{workspace.uri(FILE)}:\n\n{text}")
+    if not workspace.create(WORKSPACE_FILE, text.encode()):
+        raise InputError(f"Found {path} already: another process wrote it.", path=path)
+    say(f"{path}:\n\n{text}")
     unknown = [key for key, value in keys.items() if PLACEHOLDER in str(value)]
     summary.rows = {
-        "written": workspace.uri(FILE),
+        "written": path,
         "proposed": ", ".join(why) or "nothing: the data need no key",
         "to be filled in": f"{', '.join(unknown)} ({PLACEHOLDER})" if unknown else "",
         "next": visrec_command("check", config.workspace),

@@ -11,7 +11,7 @@ from visrec.cli.output import say
 from visrec.errors import InputError
 from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
-from visrec.models.artifact import MANIFEST
+from visrec.models.artifact import MODEL_MANIFEST
 from visrec.sources.images import PictureSource, list_pictures
 from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
 from visrec.storage.input_table import InputTable
@@ -53,7 +53,7 @@ def require_features(
         text_features: the directory of the texts' features, as configured.
 
     Raises:
-        InputError: there is none.
+        InputError: the features are missing.
     """
     tables = FeatureTables.of(
         kind,
@@ -66,7 +66,7 @@ def require_features(
 
 
 def require_table(table: InputTable | None, columns: Sequence[Column]) -> None:
-    """Reads the first rows of a table; does nothing if there is none (None).
+    """Reads the first rows of a table; does nothing for None.
 
     Raises:
         InputError: there are no files, or their columns are not the declared ones.
@@ -98,9 +98,9 @@ def require_model(store: Store) -> None:
     """Looks for the manifest of a model's directory.
 
     Raises:
-        InputError: there is none.
+        InputError: the model is missing.
     """
-    if not store.exists(MANIFEST):
+    if not store.exists(MODEL_MANIFEST):
         raise InputError(
             f"Found no model at {store.root}; expected a directory that `visrec train` wrote. "
             "Change --model.",

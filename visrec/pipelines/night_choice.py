@@ -39,46 +39,51 @@ class Served:
 
 
 def choose_served(
-    jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: bool, untrained: str | None
+    jobs: NightJobs,
+    model: NightModel,
+    summary: Summary,
+    *,
+    evaluates: bool,
+    why_untrained: str | None,
 ) -> Served:
     """The model that serves a night: the best by the gates on the held-out set.
 
     Args:
         jobs: the jobs of the night's steps.
         model: the night's trained model, or the VisRank model fitted instead.
-        summary: takes the time of fitting a baseline.
+        summary: receives the time of fitting a baseline.
         evaluates: whether the night evaluates its model.
-        untrained: why the configured model could not be trained; None if it was.
+        why_untrained: why the configured model could not be trained; None if it was.
     """
     served = _choose(jobs, model, summary, evaluates=evaluates)
-    if untrained is None:
+    if why_untrained is None:
         return served
-    reason = f"{jobs.train.model.name} could not be trained, because {untrained}; "
+    reason = f"{jobs.train.model.name} could not be trained, because {why_untrained}; "
     choice = dataclasses.replace(served.choice, reason=reason + served.choice.reason)
     return Served(served.model, choice)
 
 
 def _choose(jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: bool) -> Served:
     if jobs.recommend.kind == "item_to_item":
-        return _as_it_is(model, "item-to-item lists have no held-out set")
+        return _uncompared(model, "item-to-item lists have no held-out set")
     if model.is_evaluated:
-        return _best(jobs.train, model, jobs.recommend.gates, summary)
+        return _best_on_held_out(jobs.train, model, jobs.recommend.gates, summary)
     if not evaluates or not jobs.train.split.test:
-        return _as_it_is(model, "--split.test false" if evaluates else "--evaluate false")
-    return _safest(jobs.train, model, NO_TEST_USERS, jobs.recommend.gates, summary)
+        return _uncompared(model, "--split.test false" if evaluates else "--evaluate false")
+    return _visrank_for_now(jobs.train, model, NO_TEST_USERS, jobs.recommend.gates, summary)
 
 
-def _as_it_is(model: NightModel, why: str) -> Served:
+def _uncompared(model: NightModel, why: str) -> Served:
     reason = f"{model.store.name} serves and is compared with no other model: {why}"
     return Served(model, ServingChoice(reason=reason))
 
 
-def _safest(
+def _visrank_for_now(
     job: TrainJob, model: NightModel, why: str, gates: GatesConfig, summary: Summary
 ) -> Served:
     """VisRank, in place of a trained model whose quality is unknown."""
-    if not model.is_learned or gates.min_gain <= -1:  # with -1 no model can be too bad
-        return _as_it_is(model, why)
+    if not model.has_trained_weights or gates.min_gain <= -1:  # with -1 no model can be too bad
+        return _uncompared(model, why)
     served = fit_baseline(job, DEFAULT_ROW, model, summary)
     reason = (
         f"{served.store.name} serves in place of {model.store.name}, which is compared "
@@ -87,13 +92,15 @@ def _safest(
     return Served(served, ServingChoice(reason=reason))
 
 
-def _best(job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary) -> Served:
+def _best_on_held_out(
+    job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary
+) -> Served:
     """The best of an evaluated model and the baselines of its evaluation."""
     figures = HeldOutFigures.from_json(model.evaluation.read_json(METRICS))
     row = figures.row_of(model.digest)
-    assert row is not None, "the model is evaluated"
+    assert row is not None, "a model that is evaluated has a row"
     if why := figures.why_undecided(row, gates):
-        return _safest(job, model, why, gates, summary)
+        return _visrank_for_now(job, model, why, gates, summary)
     chosen = best_row(figures, row, gates)
     served = model if chosen == row else fit_baseline(job, chosen, model, summary)
     ids = {row: model.store.name, chosen: served.store.name}
@@ -105,10 +112,10 @@ def fit_baseline(job: TrainJob, row: str, model: NightModel, summary: Summary) -
     """Fits the baseline of an evaluation row and returns its model directory.
 
     Args:
-        job: how models are trained; its data and split are the baseline's, too.
+        job: how models are trained; the baseline has the same data and split.
         row: the baseline's row of the evaluation.
         model: the model that the baseline replaces; the baseline gets the same training day.
-        summary: takes the time.
+        summary: receives the time.
     """
     baseline = next(baseline for baseline in BASELINES if baseline.label == row)
     served = dataclasses.replace(model_of_day(job, row, model.day), evaluation=model.evaluation)

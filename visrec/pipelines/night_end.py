@@ -5,14 +5,18 @@ import time
 from visrec.cli.launch import JobEnd
 from visrec.cli.notify import notify
 from visrec.cli.output import say
+from visrec.errors import ExitCode
 from visrec.pipelines.nightly import NightlyJob, load_jobs
 from visrec.pipelines.recommend_job import recommendations_store
 from visrec.publication.prometheus import metrics_text
 from visrec.storage.store import Store
 
 METRICS_FILE = "metrics.prom"
-_REFUSED = 2
-_OUTCOMES = {1: "failed", 2: "was refused", 3: "was held back by a gate"}
+_OUTCOMES = {
+    ExitCode.FAILED: "failed",
+    ExitCode.REFUSED: "was refused",
+    ExitCode.HELD_BACK: "was held back by a gate",
+}
 
 
 def report_end(config: NightlyJob, end: JobEnd) -> None:
@@ -35,11 +39,11 @@ def report_end(config: NightlyJob, end: JobEnd) -> None:
                 f"{end.job}: the service of --notify.url did not accept the message.",
                 level="warning",
             )
-    if end.exit_code != _REFUSED:
+    if end.exit_code != ExitCode.REFUSED:
         text = metrics_text(
             recommendations_store(load_jobs(config).recommend),
             job=end.job,
-            exit_code=end.exit_code,
+            exit_code=int(end.exit_code),
             ended_at=round(time.time(), 3),
             seconds=round(end.seconds, 3),
         )

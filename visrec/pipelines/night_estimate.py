@@ -14,7 +14,7 @@ _EXAMPLES_PER_S = 3_000.0  # interactions that the hybrid with its defaults trai
 _PAIRS_PER_S = 2.8e8  # pairs of a user and an item, in the evaluation
 _MULTIPLICATIONS_PER_S = 2.5e11  # in the search
 _USER_S = 140e-6  # for the list of a user, in addition to the search
-_PREPARED_USER_S, _CHECKED_USER_S = 12e-6, 21e-6  # of one core, however many there are
+_PREPARED_USER_S, _CHECKED_USER_S = 12e-6, 21e-6  # serial: the same on any number of cores
 # Seconds until each step of a local night has its first result; the first one imports everything.
 _START_S = {"extract": 8.0, "train": 4.0, "evaluate": 6.0, "recommend": 2.0}
 _FITS = 2  # the second one has the validation baskets too
@@ -47,8 +47,10 @@ class NightSize:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The seconds of each step with default settings; a full training, as on a training day, or
-        none where there is nothing to train on."""
+        """The seconds of each step with default settings.
+
+        Training counts in full, as on a training day, unless there is nothing to train on.
+        """
         train = TrainConfig()
         examples = _FITS * train.epochs * train.triples_per_epoch if self.is_trained else 0
         work = {

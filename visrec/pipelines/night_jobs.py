@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from visrec.cli.keys import config_keys, key_exists
 from visrec.cli.launch import visrec_cause
 from visrec.cli.parse import parse_in_workspace
 from visrec.errors import InputError
-from visrec.features.table import MANIFEST as FEATURES_MANIFEST
-from visrec.features.table import read_manifest
+from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.pipelines import extract_features, recommend_job, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
@@ -117,9 +115,9 @@ def load_job(job_type: type[Job], path: str | None, night: JobConfig) -> Job:
     try:
         return parse_in_workspace(job_type, [*config_flags, *night_flags])
     except InputError as error:
-        if path is None or path in str(error):
+        if path is None or path == error.path:  # then the message names it already
             raise
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}", path=path, key=error.key) from error
 
 
 def with_cutoff(job: JobWithCutoff, day: date) -> JobWithCutoff:
@@ -151,13 +149,12 @@ def naming_config_file(step: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = visrec_cause(error)
-        keys = re.findall(r"--([a-z_]+[a-z_.]*[a-z_])", str(cause))
-        of_night = config_keys(NightKeys)
-        if step not in _JOBS or not isinstance(cause, InputError) or not keys:
+        if step not in _JOBS or not isinstance(cause, InputError) or not cause.keys:
             raise
         # A key that the night also has may be in either file.
         where = "are the night's own, or may be in"
-        if not all(key_exists(key, of_night) for key in keys):
+        of_night = config_keys(NightKeys)
+        if not all(key_exists(key, of_night) for key in cause.keys):
             where = "belong in"
         named = copy.copy(cause)  # which keeps its class and its fields
         named.args = (

@@ -73,8 +73,8 @@ def _merge(name: str, layers: _Layers) -> Any:
         value_of(each, name) for each in (layers.night, layers.step, layers.defaults)
     )
     if dataclasses.is_dataclass(of_step) and not isinstance(of_step, type):
-        fields = (key.name for key in dataclasses.fields(of_step))
-        merged = {key: _merge(f"{name}.{key}", layers) for key in fields}
+        fields = (field.name for field in dataclasses.fields(of_step))
+        merged = {field: _merge(f"{name}.{field}", layers) for field in fields}
         return dataclasses.replace(of_step, **merged)
     # A flag counts even if it has the value that the workspace has: somebody has just typed it.
     if of_night == default and not _is_given(name, layers.night):

@@ -12,11 +12,11 @@ training day, with `--train_now`, and while there is nothing to train on before 
 
 import dataclasses
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from visrec.errors import NoExamplesError
 from visrec.evaluation.results import METRICS
-from visrec.models.artifact import MANIFEST, load_artifact
+from visrec.models.artifact import MODEL_MANIFEST, load_artifact
 from visrec.pipelines import train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.night_jobs import with_cutoff
@@ -46,12 +46,12 @@ class NightModel:
 
     @property
     def is_trained(self) -> bool:
-        return self.store.exists(MANIFEST)
+        return self.store.exists(MODEL_MANIFEST)
 
     @property
     def digest(self) -> str:
         """The digest of the trained model."""
-        return str(self.store.read_json(MANIFEST)["digest"])
+        return str(self.store.read_json(MODEL_MANIFEST)["digest"])
 
     @property
     def is_evaluated(self) -> bool:
@@ -61,9 +61,9 @@ class NightModel:
         return self.digest in self.evaluation.read_json(METRICS)["digests"].values()
 
     @property
-    def is_learned(self) -> bool:
+    def has_trained_weights(self) -> bool:
         """Whether the model has weights that training has set, and not counts or statistics."""
-        return call(_is_learned, self.store)
+        return call(_has_trained_weights, self.store)
 
     def has_held_out_rows(self) -> bool:
         """Whether there are test rows to evaluate the trained model with."""
@@ -87,8 +87,8 @@ def models_to_try(
 
     Usually there is one: the newest trained model of the days from the last training day to the
     night. If none is trained, two are tried: a model of the training day, then a model of the night
-    itself, which sees more interactions. If what was known on the training
-    day gives nothing to train on, each night until the next training day trains a model of its own.
+    itself, which sees more interactions. If what was known on the training day gives nothing to
+    train on, each night until the next training day trains a model of its own.
 
     Args:
         job: how models are trained.
@@ -96,7 +96,8 @@ def models_to_try(
         train_every: days from one training day to the next.
         train_now: the night trains its own model in any case.
     """
-    models, name = train.models_store(job), job.model.name
+    models = train.models_store(job)
+    name = job.model.name
     due = training_day(night, train_every)
     newest = newest_model_day(models, name, due, night)
     if train_now or newest == night:
@@ -127,15 +128,15 @@ def training_day(night: date, train_every: int) -> date:
 
     With `train_every` 0, only `--train_now` trains; the result is then the night itself.
     """
-    days = (night - _EPOCH).days
-    return date.fromordinal(_EPOCH.toordinal() + days - days % max(train_every, 1))
+    days_since = (night - _EPOCH).days % max(train_every, 1)
+    return night - timedelta(days=days_since)
 
 
 def newest_model_day(models: Store, name: str, first: date, last: date) -> date | None:
     """The latest day from `first` to `last` that has a trained model; None if no day has."""
     for days_back in range((last - first).days + 1):
-        day = date.fromordinal(last.toordinal() - days_back)
-        if (models / f"{name}-{day}").exists(MANIFEST):
+        day = last - timedelta(days=days_back)
+        if (models / f"{name}-{day}").exists(MODEL_MANIFEST):
             return day
     return None
 
@@ -144,10 +145,10 @@ def _has_examples(job: TrainJob, day: date) -> bool:
     """Whether there is something to train on in what was known on a day."""
     job = with_cutoff(job, day)
     inputs = train.training_inputs(job, Store.at(job.resolve(job.features, "features")))
-    return call(_give_examples, inputs, train.training_recipe(job))
+    return call(_has_training_examples, inputs, train.training_recipe(job))
 
 
-def _give_examples(inputs: TrainingInputs, recipe: TrainingRecipe) -> bool:
+def _has_training_examples(inputs: TrainingInputs, recipe: TrainingRecipe) -> bool:
     try:
         require_examples(recipe, load_training_data(inputs))
     except NoExamplesError:
@@ -159,5 +160,5 @@ def _has_held_out_rows(model: Store) -> bool:
     return len(load_artifact(model).held_out) > 0
 
 
-def _is_learned(model: Store) -> bool:
+def _has_trained_weights(model: Store) -> bool:
     return load_artifact(model).model.trains_on != "nothing"

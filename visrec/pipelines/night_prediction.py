@@ -44,13 +44,14 @@ def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: 
         config: what a training holds out.
         night: its date.
     """
-    name, why_untrained = ModelChoice().name, ""
+    name = ModelChoice().name
+    why_untrained = ""
     days = dict.fromkeys([training_day(night, NightlyJob().train_every), night])
     for day in days:
         known = log.before(int(datetime.combine(day, time(), UTC).timestamp()))
         why_untrained = _why_untrained(known, items, config)
         if not why_untrained:
-            return _judged(name, known, config)
+            return _predict_comparison(name, known, config)
     sentence = f"{DEFAULT_ROW}: {name} could not be trained, because {why_untrained}"
     return Prediction(sentence, is_trained=False, may_serve=False)
 
@@ -58,9 +59,9 @@ def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: 
 def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
     """Why the interactions give nothing to train on; empty if they do."""
     if not len(log.item_R):
-        return "it knows no interaction: all are of later days"
+        return "all interactions are from the date of the night or later"
     train_R = split(log, config) == SplitPart.TRAIN
-    index = SamplingIndex(log.items_where(train_R), log.number_baskets()[train_R], items)
+    index = SamplingIndex(log.items_where(train_R), log.basket_numbers()[train_R], items)
     try:
         require_two_baskets(index)
     except NoExamplesError as error:
@@ -68,7 +69,7 @@ def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
     return ""
 
 
-def _judged(name: str, log: InteractionLog, config: SplitConfig) -> Prediction:
+def _predict_comparison(name: str, log: InteractionLog, config: SplitConfig) -> Prediction:
     """What an evaluation of the trained model can decide."""
     if not config.test:
         return _trained(f"{name}, compared with no other model: --split.test false")

@@ -29,7 +29,7 @@ from visrec.errors import BusyError, InputError, NoExamplesError
 from visrec.exports.targets import parse_target
 from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
-from visrec.pipelines.export import LEASES, export_to_all
+from visrec.pipelines.export import LEASES, export_or_raise
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.night_choice import (
     DEFAULT_ROW,
@@ -63,7 +63,7 @@ from visrec.storage.store import Store
 
 _BUSY = "another process is at work on this night"
 _WHAT_TO_DO = (
-    "Wait until it ends; or stop it and start this command again, which goes on where it stopped."
+    "Wait until it ends; or stop it and start this command again, which continues where it stopped."
 )
 
 
@@ -81,8 +81,8 @@ class NightlyJob(NightKeys, JobConfig):
         train_every: days that a model serves. Training days are counted from 1970, so that a night
             has the same model whenever it is run, unless a night before it trained a model with
             train_now. Until there are interactions before a training day, each night trains a model
-            of its own. With 0 no model is trained, except by train_now, and the night takes the
-            model that `visrec recommend` would take.
+            of its own. With 0 no model is trained, except by train_now, and the night uses the
+            model that `visrec recommend` would use.
         train_now: train a model of this night.
         evaluate: evaluate the model of a training day, into its own folder below evaluation, so
             that the gates can check it.
@@ -164,16 +164,20 @@ def main(config: NightlyJob, summary: Summary) -> None:
             if config.exit_if_running:
                 raise BusyError(busy)
             say(busy)
-            summary.is_busy, published = True, f"no: {_BUSY}"
-            summary.rows = {"night": night, "at work": lease.holder, "published": published}
+            summary.is_busy = True
+            summary.rows = {
+                "night": night,
+                "at work": lease.holder,
+                "published": f"no: {_BUSY}",
+            }
             return
         recommendations = recommendations_store(steps.jobs.recommend)
-        complete = read_complete_run(run_store(recommendations, night))
-        if complete is not None:
+        manifest = read_complete_run(run_store(recommendations, night))
+        if manifest is not None:
             say(f"The night {night} is complete already.")
             tables = steps.jobs.recommend.publish.tables
             publish_run(recommendations, night, was_complete=True, tables=tables)
-            steps.rows |= {"model": complete.model_id, "choice": complete.choice}
+            steps.rows |= {"model": manifest.model_id, "choice": manifest.choice}
         else:
             steps.extract()
             lease.check()
@@ -185,16 +189,16 @@ def main(config: NightlyJob, summary: Summary) -> None:
         with steps.step("retention"):
             removed = remove_old_runs(recommendations, config.keep, night)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
-        status = publication_status(recommendations, night, was_complete=complete is not None)
+        status = publication_status(recommendations, night, was_complete=manifest is not None)
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
         summary.rows |= status.tables_row(steps.jobs.recommend.publish.tables)
         summary.not_published = status.explanation
-        if complete is None or not nights.exists(f"{night}.json"):
+        if manifest is None or not nights.exists(f"{night}.json"):
             nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})
         if config.export_to:
             with steps.step("export"):
                 leases = Store.at(config.resolve(None, LEASES))
-                summary.rows |= export_to_all(config.export_to, recommendations, leases)
+                summary.rows |= export_or_raise(config.export_to, recommendations, leases)
 
 
 def load_jobs(config: NightlyJob) -> NightJobs:
@@ -230,11 +234,11 @@ class Steps:
     Args:
         config: the night's configuration.
         jobs: the jobs of its steps.
-        summary: takes the phases of all of them.
+        summary: receives the phases of the jobs.
 
     Attributes:
         rows: what the summary of the night shows of its steps.
-        seconds: wall time of each step that ran.
+        seconds: wall time of each step that ran. (`Summary.phases` are phases of the jobs.)
     """
 
     def __init__(self, config: NightlyJob, jobs: NightJobs, summary: Summary) -> None:
@@ -242,7 +246,7 @@ class Steps:
         self._config, self._night, self._summary = config, config.night_date(), summary
         self.rows: dict[str, Any] = {}  # values of any type that a summary shows
         self.seconds: dict[str, float] = {}
-        self._untrained: str | None = None  # why the configured model could not be trained
+        self._why_untrained: str | None = None  # of the configured model
 
     def extract(self) -> None:
         """Extracts the features of new pictures and texts, unless features are imported."""
@@ -277,7 +281,7 @@ class Steps:
             else:
                 self._take_rows("validation AUC", "epochs")
                 return model
-        self._untrained = why_untrained
+        self._why_untrained = why_untrained
         with self.step("train"):
             model = model_of_day(job, DEFAULT_ROW, models[-1].day)
             return fit_baseline(job, DEFAULT_ROW, model, self._summary)
@@ -305,7 +309,7 @@ class Steps:
                 model,
                 self._summary,
                 evaluates=self._config.evaluate,
-                untrained=self._untrained,
+                why_untrained=self._why_untrained,
             )
 
     def recommend(self, served: Served | None) -> None:
@@ -318,7 +322,7 @@ class Steps:
         self._take_rows(
             "model", "choice", "users", "cold users", "shards scored now", "lists carried over"
         )
-        self._take_rows("gates", "forced past", "evaluation", "run at")
+        self._take_rows("gates", "forced gates", "evaluation", "run at")
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -6,7 +6,7 @@ once. Jobs never use proposals.
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,12 @@ from visrec.pipelines.input_checks import require_pictures
 from visrec.pipelines.job_tables import find_interactions, items_table, users_table
 from visrec.sources.formats import item_id_from_name
 from visrec.sources.images import PictureSource, list_pictures
-from visrec.sources.name_patterns import NamePattern, guess_pattern, suggest_pattern
+from visrec.sources.name_patterns import (
+    NamePattern,
+    SuggestedPattern,
+    guess_pattern,
+    suggest_pattern,
+)
 from visrec.storage import schemas
 from visrec.storage.column_guess import PLACEHOLDER, guess_columns
 from visrec.storage.input_table import InputTable
@@ -44,7 +49,7 @@ Data = TypeVar("Data", bound=DataJob)
 
 @dataclass(frozen=True)
 class Proposal:
-    """A key that a workspace needs.
+    """A key proposed for a workspace.
 
     Attributes:
         key: dotted.
@@ -180,7 +185,8 @@ def _availability(config: DataJob) -> Iterator[Proposal]:
     table = items_table(config, config.items, config.items_columns)
     if table is None:
         return
-    names, wanted = column_names(table), {"available": schemas.AVAILABLE, "stock": schemas.STOCK}
+    names = column_names(table)
+    wanted = {"available": schemas.AVAILABLE, "stock": schemas.STOCK}
     if table.stored_name("available") in names:
         return
     missing = [name for name in wanted if table.stored_name(name) not in names]
@@ -241,22 +247,42 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     for batch in read_batches(config.interactions.table(uri), [schemas.INTERACTIONS[1]]):
         distinct.add(batch["item_id"])
     items = {str(item) for item in distinct.ids.to_pylist()}
-    whole, others = set(names) & items, [name for name in names if name not in items]
-    found = suggest_pattern(others, items)
-    if found is None:
+    named_like_items = set(names) & items
+    other_names = [name for name in names if name not in items]
+    suggestion = suggest_pattern(other_names, items)
+    if suggestion is None:
         return
-    pattern = NamePattern(found.pattern)
-    missing = items - whole
-    pictured = {split[0] for split in map(pattern.split, others) if split} & missing
-    is_likely = (
-        2 * found.names > len(others)
-        # Most pictures may be of items that nobody has taken yet.
-        or 2 * len(pictured) > len(missing)
-        or (guess_pattern(others) or [""])[0] == found.pattern
-    )
-    if is_likely and not any(map(pattern.split, whole)):  # names of whole items must stay theirs
-        why = f"{found.name!r} is then a picture of {found.item_id!r}"
-        yield Proposal("image_pattern", found.pattern, why)
+    # A picture that is named like an item stays that item's.
+    if any(map(NamePattern(suggestion.pattern).split, named_like_items)):
+        return
+    if _explains_most(suggestion, other_names, items - named_like_items):
+        why = f"{suggestion.name!r} is then a picture of {suggestion.item_id!r}"
+        yield Proposal("image_pattern", suggestion.pattern, why)
+
+
+def _explains_most(
+    suggestion: SuggestedPattern, names: Sequence[str], unpictured_items: Set[str]
+) -> bool:
+    """Whether a pattern probably is that of the names, in one of three ways.
+
+    - Under the pattern, most names are views of known items.
+    - It gives most items without a picture one: most pictures may be of items that nobody has taken
+      yet.
+    - The names alone suggest the same pattern.
+
+    Args:
+        suggestion: the pattern.
+        names: the names of pictures that are not ids of items.
+        unpictured_items: the items of which no picture has the name.
+    """
+    if 2 * suggestion.names > len(names):
+        return True
+    pattern = NamePattern(suggestion.pattern)
+    pictured = {split[0] for split in map(pattern.split, names) if split} & unpictured_items
+    if 2 * len(pictured) > len(unpictured_items):
+        return True
+    guess = guess_pattern(names)
+    return guess is not None and guess[0] == suggestion.pattern
 
 
 def _required(columns: Iterable[Column]) -> list[str]:

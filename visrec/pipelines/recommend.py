@@ -55,7 +55,7 @@ class _Run:
     Attributes:
         config: the configuration of the job.
         choice: why a night chose the model; None if no night chose it.
-        inputs: where it reads.
+        inputs: where the job reads.
         source: the model, and digests of all inputs.
         store: the run's directory.
         last: the manifest of the last publication, if any.
@@ -102,7 +102,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
 
     Args:
         config: the configuration of the job.
-        summary: takes what was done.
+        summary: receives what was done.
         choice: why a night chose the model; None if no night chose it.
     """
     recommendations = recommendations_store(config)
@@ -117,10 +117,12 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
             config.resources.workers or config.resources.use_gpu or _is_large(run.inputs)
         ):
             ensure_ray(config, summary)
-            run = dataclasses.replace(run, inputs=scoring_inputs(config))  # in partitions
+            # Ray runs now, so the inputs also name the folder of prepared partitions.
+            run = dataclasses.replace(run, inputs=scoring_inputs(config))
         with summary.phase("prepare"):
             prepared = _prepare(run)
-        # Reached if the tables are not large by interactions, or for item-to-item lists.
+        # Reached by many queries with few interactions, or by item-to-item lists. If Ray runs
+        # already, nothing changes.
         if prepared.overview.queries > _MAX_LOCAL_QUERIES:
             ensure_ray(config, summary)
             shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
@@ -183,6 +185,7 @@ def _find_complete(run: _Run) -> RunManifest | None:
             f"The run {run.run_id} at {run.store.root} is complete and was made from other inputs "
             "or settings; choose another --run_id."
         )
+    # Only now are stray files removed: not from a run of other inputs.
     return read_complete_run(run.store)
 
 
@@ -255,10 +258,11 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         InputError: the inputs changed while they were read.
     """
     reread = submit(read_run_source, run.inputs, _list_settings(run.config))
-    config, shards, last, why_no_last = run.config, prepared.spec.shards, run.last, NO_LAST
+    config, shards = run.config, prepared.spec.shards
+    last, why_no_last = run.last, NO_LAST
     if last is not None and (why := _why_not_compared(last, config)):
         last, why_no_last = None, why
-    files = WrittenRun(
+    written_run = WrittenRun(
         spec=prepared.spec,
         sha256={shard.name: shard.sha256 for shard in written},
         last=PublishedRun.of(recommendations_store(config), last) if last else None,
@@ -266,14 +270,14 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     # A task adds up the counts of its shards. The counts of one shard have a number for each item,
     # so sent one by one they would be larger than the lists.
     tasks = default_cpu_workers(1, min(64, shards)) if on_ray() else 1
-    arguments = (prepared.data, prepared.arrays, run.inputs.model, files)
+    arguments = (prepared.data, prepared.arrays, run.inputs.model, written_run)
     checks = map_calls(
         check_and_rescore, [(*arguments, range(task, shards, tasks)) for task in range(tasks)]
     )
-    if files.last is not None and any(each.lists.damaged_last_files for each in checks):
+    if written_run.last is not None and any(each.lists.damaged_last_files for each in checks):
         say(
-            f"Files of the last publication, {files.last.run.root}, are missing or are not what "
-            "was published: the gates compare with the rest of it.",
+            f"Files of the last publication, {written_run.last.run.root}, are missing or are not "
+            "what was published: the gates compare with the rest of it.",
             "warning",
         )
     require_unchanged(run.source.digests.to_dict(), get(reread).digests.to_dict())
@@ -290,7 +294,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
 
 
 def _read_evaluation(run: _Run) -> Any:
-    """The content, which the gates check, of the evaluation of the workspace; None without one.
+    """The metrics.json that the gates check; None if there is none.
 
     If the workspace's evaluation does not include this model, the evaluation that a night made of
     the model is used. So a model that a night rejected for its figures fails the gates here too.

@@ -12,7 +12,7 @@ from visrec.cli.job import JobConfig
 from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.features.item_features import ItemFeatures
-from visrec.models.artifact import LATEST, MANIFEST, read_provenance
+from visrec.models.artifact import LATEST, MODEL_MANIFEST, read_provenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
     announce_tables,
@@ -67,7 +67,7 @@ class RecommendJob(JobConfig):
         layout: nested, one row per user; or long, one row per entry.
         shards: number of files; users are assigned to them by a hash of their id. By default as
             many as the lists need: at most about 32 MB each, and at least 8 files.
-        resources: what scoring may take of the cluster.
+        resources: the cluster resources that scoring may use.
         rules: what a list may hold.
         incremental: take over the last publication's lists of users for whom nothing has changed,
             and score only the others and the new items. The lists are the same either way.
@@ -132,7 +132,9 @@ def announce_run_tables(config: RecommendJob) -> None:
 
 
 def check_tables(config: RecommendJob) -> None:
-    """Checks the tables of a run, which a night does before its first step.
+    """Checks the tables of a run.
+
+    A night calls this before its first step, when there are no features or model yet.
 
     Raises:
         InputError: a table is missing or has other columns than declared; or one for SQL readers
@@ -225,4 +227,4 @@ def item_features_of(config: JobConfig, model: str | None) -> ItemFeatures:
     if model is None and not models.exists(LATEST):
         return "pictures"
     store = model_store(config, model)
-    return read_provenance(store).data.item_features if store.exists(MANIFEST) else "pictures"
+    return read_provenance(store).data.item_features if store.exists(MODEL_MANIFEST) else "pictures"

@@ -42,7 +42,7 @@ def summary_rows(
         **({"search kernel": ", ".join(sorted(kernels))} if kernels else {}),
         "lists carried over": sum(shard.carried for shard in written),
         "gates": _gates_row(manifest.gates),
-        **({"forced past": "; ".join(forced)} if forced else {}),
+        **({"forced gates": "; ".join(forced)} if forced else {}),
         "published": published,
         "run at": root,
     }

@@ -5,8 +5,8 @@ visrec submit train --workspace s3://shop/visrec
 
 RAY_ADDRESS names the cluster's dashboard, such as http://127.0.0.1:8265. The code and the YAML
 files of this folder go with the command. `ray job submit` ends with 1 whatever the command's exit
-code was; this keeps it, so that a schedule can tell a night that a gate held back (3) from one
-that failed (1).
+code was; `visrec submit` ends with the command's own code, so that a schedule can tell a night that
+a gate held back (3) from one that failed (1).
 """
 
 import asyncio
@@ -55,10 +55,10 @@ def submit(arguments: Sequence[str]) -> int:
         )
     logging.getLogger("ray").setLevel(logging.ERROR)  # else it names every file that it packs
     client = _connect()
-    advise_when_stopped("The command may run in the cluster: `ray job list` tells.")
+    advise_when_stopped("The command may run in the cluster: `ray job list` shows that.")
     job = _submit(client, shlex.join(["python", "-m", "visrec", *arguments]))
     advise_when_stopped(
-        f"{job} still runs in the cluster: `ray job status {job}` tells how it is, and "
+        f"{job} still runs in the cluster: `ray job status {job}` shows how it is, and "
         f"`ray job stop {job}` stops it."
     )
     print(f"Submitted as {job}. Ctrl-C only stops following it: ray job stop {job}", flush=True)
@@ -98,7 +98,7 @@ def _submit(client: JobSubmissionClient, entrypoint: str) -> str:
         ) from error
     except _ERRORS as error:
         raise VisrecError(
-            f"The cluster did not take the command ({_first_line(error)}). `ray job list` tells "
+            f"The cluster did not take the command ({_first_line(error)}). `ray job list` shows "
             "whether it runs; if it does not, submit it again."
         ) from error
 
@@ -169,6 +169,6 @@ async def _follow(
                     return details
                 raise VisrecError(
                     f"The cluster has not answered for {_SILENCE_S:.0f} s ({lost}). {job} may "
-                    f"still run: `ray job status {job}` tells."
+                    f"still run: `ray job status {job}` shows that."
                 ) from lost
         await asyncio.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""Features and interactions to a model: samples triples, fits with Ray Train, keeps the best epoch.
+"""Trains a model on features and interactions, and keeps its best epoch.
 
 visrec train --local
 visrec train --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
@@ -22,7 +22,7 @@ from visrec.errors import InputError
 from visrec.features.item_features import ItemFeatures
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
-from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
+from visrec.models.artifact import LATEST, MODEL_MANIFEST, Artifact, load_artifact
 from visrec.models.provenance import DataProvenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
@@ -71,7 +71,7 @@ class TrainKeys:
         split: what is held out.
         sampling: how triples are sampled.
         train: how the model is fitted.
-        resources: what training takes of the cluster.
+        resources: the cluster resources that training uses.
         track: experiment tracker that shows the training; of a search, the training of its best
             trial. Each finds its server in its own variables, such as MLFLOW_TRACKING_URI.
     """
@@ -101,7 +101,7 @@ class TrainKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(TrainKeys, JobConfig):
-    """Features and interactions to a model."""
+    """Trains a model."""
 
 
 def check(config: TrainJob) -> None:
@@ -172,7 +172,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     settings_digest = _settings_digest(config, loaded.provenance)
     model_id = config.model_id or f"{config.model.name}-{settings_digest[:12]}"
     store = models / model_id
-    if store.exists(MANIFEST):
+    if store.exists(MODEL_MANIFEST):
         say(f"{model_id} is trained already: nothing to do.")
     else:
         # Checked here: Ray would restart a worker that fails for lack of data.
@@ -211,8 +211,9 @@ def _checkpoint_digest(config: TrainJob, loaded: "LoadedData") -> str:
 
     A training is resumed from a checkpoint with the same digest.
     """
-    once = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
-    return _settings_digest(once, loaded.provenance)
+    ignoring_epochs = dataclasses.replace(config.train, epochs=1)
+    config = dataclasses.replace(config, train=ignoring_epochs)
+    return _settings_digest(config, loaded.provenance)
 
 
 @dataclass(frozen=True)
@@ -243,17 +244,15 @@ def load_data(config: TrainJob, summary: Summary) -> LoadedData:
     features = Store.at(config.resolve(config.features, "features"))
     with summary.phase("read"):
         data = submit(load_training_data, training_inputs(config, features))
-        loaded = LoadedData(data, *call(_describe, data))
+        loaded = LoadedData(data=data, **call(_describe, data))
     say("  ".join(f"{value:,} {name}" for name, value in loaded.counts.items()))
     for note in loaded.notes:
         say(note)
     return loaded
 
 
-def _describe(
-    data: TrainingData,
-) -> tuple[dict[str, int], dict[str, Any], tuple[str, ...], DataProvenance]:
-    """The fields of `LoadedData` after the reference."""
+def _describe(data: TrainingData) -> dict[str, Any]:
+    """The fields of `LoadedData` except the reference, by name."""
     counts = {
         "items": len(data.item_ids),
         "users": len(data.user_ids),
@@ -263,7 +262,12 @@ def _describe(
     }
     if data.without_text:
         counts["items without a text"] = data.without_text
-    return counts, data.read_report.summary, data.notes, data.provenance
+    return {
+        "counts": counts,
+        "read_counts": data.read_report.summary,
+        "notes": data.notes,
+        "provenance": data.provenance,
+    }
 
 
 def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
@@ -317,7 +321,7 @@ def _fit(config: TrainJob, summary: Summary, task: TrainTask, checkpoint_name: s
 
     Args:
         config: the configuration of the job.
-        summary: takes the time and the progress.
+        summary: receives the time and the progress.
         task: what the workers are given.
         checkpoint_name: name of the checkpoint folder; the same name resumes it.
     """

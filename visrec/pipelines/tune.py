@@ -28,7 +28,7 @@ from visrec.models.provenance import DataProvenance
 from visrec.paths import require_folder_name, shipped
 from visrec.pipelines.train import TrainJob, TrainKeys, load_data, training_recipe
 from visrec.pipelines.train import check as check_training
-from visrec.pipelines.train import main as train
+from visrec.pipelines.train import main as run_train_job
 from visrec.storage.store import Store
 from visrec.training.fit import TrainingRecipe
 from visrec.tuning.records import (
@@ -180,7 +180,7 @@ def _write_results(
 def _train_best(best_config: TrainJob, summary: Summary) -> None:
     """Trains the best configuration as `visrec train` does, and adds its result to the summary."""
     training = Summary("train", has_written=True)
-    train(best_config, training)
+    run_train_job(best_config, training)
     summary.phases |= {f"train best: {phase}": s for phase, s in training.phases.items()}
     summary.rows |= {key: training.rows[key] for key in ("model", "model at", "digest")}
     summary.rows["validation AUC of the model"] = training.rows["validation AUC"]
@@ -286,8 +286,8 @@ def _placement_groups_of_this_job() -> list[str]:
 def _failure(records: list[TrialRecord], errors: dict[int, Exception]) -> str:
     """The message for a sweep in which no trial succeeded."""
     first = records[0]
-    cause = (first.number in errors and visrec_cause(errors[first.number])) or first.error
-    reason = cause or "its loss or its weights became NaN or infinite"
+    cause = visrec_cause(errors[first.number]) if first.number in errors else None
+    reason = cause or first.error or "its loss or its weights became NaN or infinite"
     return f"All {len(records)} trials failed or diverged; trial {first.number}: {reason}"
 
 

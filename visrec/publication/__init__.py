@@ -11,7 +11,8 @@ happens if a process dies in one of them. The files, in the order in which a run
                                     read back by `visrec/recommend/readback.py`
     gates     integrity_gates.py    what is true of every correct run; no thresholds
               judgement_gates.py    whether the run is like other runs; thresholds in the YAML
-              held_out_gates.py     part of these: whether the model is better than the baselines
+              held_out_gates.py     those of them that ask whether the model is better than the
+                                    baselines
     seal      claims.py             from now on no writer of other inputs can claim the run
     manifest  completion.py         `_manifest.json`, created if there is none: the run is complete;
                                     then files that it does not name are removed
@@ -19,7 +20,7 @@ happens if a process dies in one of them. The files, in the order in which a run
     tables    tables.py             tables for SQL readers follow the pointer: Delta, Iceberg, a
                                     symlink manifest
     rollback  rollback.py           `_latest.json` moves back to an earlier run, and so do tables
-    forget    forget.py             users leave the runs that are kept
+    forget    forget.py             removes users from the runs that are kept
     removal   retention.py          of old nights, unfinished ones included; never of the published
                                     run, the one before it, or a sealed one without a manifest
 

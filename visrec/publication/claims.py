@@ -2,8 +2,8 @@
 
 The claim is one small file, and every change is a compare-and-swap. docs/architecture.md draws the
 states. `claim_run` opens a claim and may take over one with different inputs. `seal` seals it.
-`retention.py` sets it to removed, and deletes it last. `forget.py` sets the
-claim of an unfinished run to forgetting, which makes its job stop, and opens it again.
+`retention.py` sets it to removed, and deletes it last. `forget.py` sets the claim of an unfinished
+run to forgetting, which makes its job stop, and opens it again.
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
 """
@@ -105,6 +105,8 @@ def claim_run(run: Store, inputs_digest: str) -> None:
         InputError: the run is sealed for other inputs, or these inputs have lost it to others.
         ConflictError: retention is removing the run, or `visrec forget` files of it.
     """
+    # The first try creates the claim. If there is one, it is read, and the next try replaces
+    # exactly the claim that was read.
     lost: tuple[str, ...] = ()
     version = None
     while not _swap(run, Claim(inputs_digest=inputs_digest, lost=lost), version):

@@ -9,15 +9,14 @@ from visrec.publication.claims import PARTS, lost_claim_error, read_claim, seal
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import (
     HELD_BACK,
-    MANIFEST,
+    RUN_MANIFEST,
     ForcedPublication,
     RunManifest,
-    now,
     parse_manifest,
     remove_stray_files,
 )
 from visrec.publication.pointer import read_pointer
-from visrec.publication.records import VERSION
+from visrec.publication.records import VERSION, now
 from visrec.publication.run_spec import is_rewritten_part
 from visrec.storage.store import Store, to_json
 
@@ -41,7 +40,8 @@ def read_complete_run(run: Store) -> RunManifest | None:
         raise InputError(
             f"{run.uri(damaged[0])} is missing or damaged, and `visrec forget` has written files "
             "of this run again, which its job makes with other names. If the run is published, go "
-            f"back with `visrec rollback`. Then remove {run.uri(MANIFEST)} and run the job again.",
+            f"back with `visrec rollback`. Then remove {run.uri(RUN_MANIFEST)} and run the job "
+            "again.",
             path=run.uri(damaged[0]),
         )
     return None if damaged else manifest
@@ -80,7 +80,7 @@ def finish_run(
         seal(run, inputs_digest)
     _require_written_files(run, draft)
     manifest = _with_gates_and_pointer(run, draft, gates, force_reason)
-    was_complete = not run.create(MANIFEST, to_json(manifest.to_dict()))
+    was_complete = not run.create(RUN_MANIFEST, to_json(manifest.to_dict()))
     if was_complete:
         manifest = _agree_on_manifest(run, manifest)
     if inputs_digest is not None:
@@ -144,24 +144,24 @@ def _with_gates_and_pointer(
     )
 
 
-def _agree_on_manifest(run: Store, made: RunManifest) -> RunManifest:
-    """The manifest of a run that has one: that of another writer of the same files; or the one that
-    was made now, if files that the other one names were lost.
+def _agree_on_manifest(run: Store, new: RunManifest) -> RunManifest:
+    """The manifest that stays, if the run already has one.
 
-    A file that was lost has been made again under its name, by this job or another one of the same
-    inputs. After an upgrade of a library its bytes may be others. If they are those that this job
-    has checked, what the other manifest names is gone for good, and the new one takes its place.
+    If both name the same files, the existing one stays. Files of a complete run may have been lost
+    and made again under their names with other bytes, as after an upgrade of a library. If the
+    files in place are those that this job has checked, the new manifest replaces the existing one.
 
     Raises:
-        ConflictError: it names other files that are not lost, or retention has removed it.
+        ConflictError: the existing manifest names other files that are not lost, or retention has
+            removed it.
     """
-    while (found := run.read_if_exists(MANIFEST)) is not None:
-        manifest = parse_manifest(found[0], run.uri(MANIFEST))
-        if manifest.files == made.files:
+    while (found := run.read_if_exists(RUN_MANIFEST)) is not None:
+        manifest = parse_manifest(found[0], run.uri(RUN_MANIFEST))
+        if manifest.files == new.files:
             return manifest
-        if manifest.files.keys() != made.files.keys() or not all(
+        if manifest.files.keys() != new.files.keys() or not all(
             _has_sha256(run, name, file.sha256)
-            for name, file in made.files.items()
+            for name, file in new.files.items()
             if manifest.files[name] != file
         ):
             raise ConflictError(
@@ -169,12 +169,12 @@ def _agree_on_manifest(run: Store, made: RunManifest) -> RunManifest:
                 "--run_id."
             )
         repaired = replace(
-            made,
+            new,
             # A run that was rolled back since it became complete must not be published again.
             pointer_sequence=manifest.pointer_sequence,
             pointer_cutoff_timestamp=manifest.pointer_cutoff_timestamp,
         )
-        if run.replace(MANIFEST, to_json(repaired.to_dict()), found[1]):
+        if run.replace(RUN_MANIFEST, to_json(repaired.to_dict()), found[1]):
             return repaired
     raise lost_claim_error(run)
 
@@ -198,5 +198,5 @@ def _withdraw_if_removed(run: Store) -> None:
         # Without a claim, the same inputs may have claimed and completed the run again, so the
         # manifest may be theirs. If it is not, the next retention removes it.
         if claim is not None:
-            run.delete([MANIFEST])
+            run.delete([RUN_MANIFEST])
         raise lost_claim_error(run)

@@ -14,7 +14,7 @@ _KEPT = 100  # versions; the runs of older ones are mostly gone, too
 _MAPS = ("options", "partitionValues", "configuration")  # fields that are maps of texts
 
 
-def _record(**fields: pa.DataType) -> pa.DataType:
+def _struct(**fields: pa.DataType) -> pa.DataType:
     return pa.struct(list(fields.items()))
 
 
@@ -22,16 +22,16 @@ _TEXT, _NUMBER, _FLAG = pa.string(), pa.int64(), pa.bool_()
 _TEXT_MAP = pa.map_(_TEXT, _TEXT)
 _SCHEMA = pa.schema(
     {
-        "protocol": _record(minReaderVersion=pa.int32(), minWriterVersion=pa.int32()),
-        "metaData": _record(
+        "protocol": _struct(minReaderVersion=pa.int32(), minWriterVersion=pa.int32()),
+        "metaData": _struct(
             id=_TEXT,
-            format=_record(provider=_TEXT, options=_TEXT_MAP),
+            format=_struct(provider=_TEXT, options=_TEXT_MAP),
             schemaString=_TEXT,
             partitionColumns=pa.list_(_TEXT),
             configuration=_TEXT_MAP,
             createdTime=_NUMBER,
         ),
-        "add": _record(
+        "add": _struct(
             path=_TEXT,
             partitionValues=_TEXT_MAP,
             size=_NUMBER,
@@ -39,8 +39,8 @@ _SCHEMA = pa.schema(
             dataChange=_FLAG,
             stats=_TEXT,
         ),
-        "remove": _record(path=_TEXT, deletionTimestamp=_NUMBER, dataChange=_FLAG),
-        "txn": _record(appId=_TEXT, version=_NUMBER, lastUpdated=_NUMBER),
+        "remove": _struct(path=_TEXT, deletionTimestamp=_NUMBER, dataChange=_FLAG),
+        "txn": _struct(appId=_TEXT, version=_NUMBER, lastUpdated=_NUMBER),
     }
 )
 
@@ -53,8 +53,8 @@ def commit_name(version: int) -> str:
 def write_checkpoint(log: Store, version: int, actions: Sequence[JsonObject]) -> None:
     """Writes what a version holds, and removes checkpoints that are too old.
 
-    A process that is killed between the two files leaves a valid log: readers then
-    start from the checkpoint before.
+    A process that is killed between the two files leaves a valid log: readers then start from the
+    checkpoint before.
 
     Args:
         log: the folder of the log.

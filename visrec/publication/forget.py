@@ -33,18 +33,17 @@ from visrec.interactions.log import assign_shards
 from visrec.publication.claims import CLAIM, FINGERPRINTS, PARTS, Claim, read_claim
 from visrec.publication.list_tables import COLD, COLD_USERS_KEY, ID_COLUMNS, lists_file
 from visrec.publication.manifest import (
-    MANIFEST,
     REWRITING,
+    RUN_MANIFEST,
     RunManifest,
     ShardFile,
-    now,
     parse_manifest,
     read_manifest_bytes,
     remove_stray_files,
     rewritten_name,
 )
 from visrec.publication.pointer import read_pointer, replace_pointer
-from visrec.publication.records import VERSION
+from visrec.publication.records import VERSION, now
 from visrec.publication.run_spec import parse_part, rewritten_part, run_store
 from visrec.publication.shards import is_intact, parquet_file, with_sha256
 from visrec.publication.tables import read_settled_pointer
@@ -110,13 +109,13 @@ def forget_in_run(recommendations: Store, run_id: str, forgotten: UsersToForget)
     """
     run = run_store(recommendations, run_id)
     _finish_interrupted(recommendations, run_id)
-    found = run.read_if_exists(MANIFEST)
+    found = run.read_if_exists(RUN_MANIFEST)
     if run_id in read_pointer(recommendations)[0].removing:
         return _remove_files(run, forgotten)
     if found is None:
         return _forget_in_unfinished_run(run, forgotten)
     data, version = found
-    manifest = parse_manifest(data, run.uri(MANIFEST))
+    manifest = parse_manifest(data, run.uri(RUN_MANIFEST))
     affected = _affected_files(run, manifest, forgotten)
     inputs = _renamed_model(manifest.inputs, forgotten)
     removed = 0
@@ -343,13 +342,13 @@ def _replace_manifest(recommendations: Store, run_id: str, data: bytes, version:
     sha256 = hashlib.sha256(data).hexdigest()
     run.write(rewritten_name(sha256), data)
     _point_to(recommendations, run_id, rewritten_name(sha256), sha256)
-    if not run.replace(MANIFEST, data, version):
+    if not run.replace(RUN_MANIFEST, data, version):
         raise ConflictError(
-            f"Another job changed {run.uri(MANIFEST)} while users were removed from the run. Start "
-            "again when no other job works on it.",
-            path=run.uri(MANIFEST),
+            f"Another job changed {run.uri(RUN_MANIFEST)} while users were removed from the run. "
+            "Start again when no other job works on it.",
+            path=run.uri(RUN_MANIFEST),
         )
-    _point_to(recommendations, run_id, MANIFEST, sha256)
+    _point_to(recommendations, run_id, RUN_MANIFEST, sha256)
 
 
 def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> None:
@@ -375,9 +374,9 @@ def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> No
 def _finish_interrupted(recommendations: Store, run_id: str) -> None:
     """Steps 3 and 4 of a start that was killed between 2 and 4."""
     run, (pointer, _) = run_store(recommendations, run_id), read_pointer(recommendations)
-    if pointer.run_id != run_id or pointer.manifest == f"run={run_id}/{MANIFEST}":
+    if pointer.run_id != run_id or pointer.manifest == f"run={run_id}/{RUN_MANIFEST}":
         return
-    sha256, found = str(pointer.manifest_sha256), run.read_if_exists(MANIFEST)
+    sha256, found = str(pointer.manifest_sha256), run.read_if_exists(RUN_MANIFEST)
     data = read_manifest_bytes(run, sha256)
     if data is not None and found is not None:
         _replace_manifest(recommendations, run_id, data, found[1])

@@ -10,7 +10,7 @@ compare with.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class GatesConfig:
     """Thresholds that hold a publication back.
 
     Attributes:
-        min_lists: with fewer lists of the model's own than this, the gates on concentration,
+        min_lists: with fewer of the model's own lists than this, the gates on concentration,
             overlap and score drift are skipped; with fewer users in the evaluation, those on it.
         min_catalogue: least share of the available items that are in any list; a share of the
             entries, if all lists together have fewer entries than there are items. None, the
@@ -95,12 +95,19 @@ class ServingChoice:
 
     Attributes:
         reason: a sentence on which model serves, and why.
-        row: for a baseline, the row of the evaluation that tells how good it is. A trained model is
+        row: for a baseline, the row of the evaluation that says how good it is. A trained model is
             found there by its digest.
     """
 
     reason: str
     row: str | None = None
+
+
+class FeatureCounts(NamedTuple):
+    """How many there are, and how many of them have an item without a feature."""
+
+    total: int
+    without_feature: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +124,8 @@ class GateContext:
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
         personalized: whether the model gives each user a different list.
-        interaction_counts: number of interactions, and how many of them have an item without a
-            feature.
-        item_counts: number of items that the items table calls available, and how many of them have
-            no feature.
+        interaction_counts: the interactions.
+        item_counts: the items that the items table calls available.
         model_digest: digest of the model.
         model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
@@ -137,8 +142,8 @@ class GateContext:
     count_N: npt.NDArray[np.float32]
     popular_N: npt.NDArray[np.int64]
     personalized: bool
-    interaction_counts: tuple[int, int]
-    item_counts: tuple[int, int]
+    interaction_counts: FeatureCounts
+    item_counts: FeatureCounts
     model_digest: str
     model_name: str
     tables: Sequence[str]
@@ -158,15 +163,17 @@ class GateContext:
         return int(self.available_N.sum())
 
     @property
-    def counts_by_part(self) -> dict[str, tuple[int, int]]:
+    def feature_counts(self) -> dict[str, FeatureCounts]:
         """`interaction_counts` and `item_counts` by the names that the manifest has for them."""
         return {"interactions": self.interaction_counts, "items": self.item_counts}
 
     @property
     def without_feature(self) -> dict[str, float]:
         """Shares of the interactions and of the available items whose item has no feature."""
-        counts = self.counts_by_part.items()
-        return {name: share(missing, total, 0.0) for name, (total, missing) in counts}
+        return {
+            name: share(counts.without_feature, counts.total, 0.0)
+            for name, counts in self.feature_counts.items()
+        }
 
 
 def share(part: int, total: int, if_none: float = 1.0) -> float:

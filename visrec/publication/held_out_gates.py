@@ -99,7 +99,8 @@ def _gate(
     title: str, kind: str, figures: HeldOutFigures, row: str | None, config: GatesConfig
 ) -> Gate:
     """The gate that compares a row with the best baseline of a kind."""
-    name, metric = f"{config.metric} on the held-out set, above {title}", config.metric
+    name = f"{config.metric} on the held-out set, above {title}"
+    metric = config.metric
     best = figures.best(kind, metric)
     if row is None or best is None:
         found = NOT_EVALUATED if row is None else f"{title} was not evaluated"
@@ -109,7 +110,8 @@ def _gate(
         return _skipped(name, config, f"{title} itself serves")
     if why := figures.why_undecided(row, config):
         return _skipped(name, config, why)
-    own, mean = figures.interval(row, metric), float(figures.interval(best, metric)["mean"])
+    own = figures.interval(row, metric)
+    mean = float(figures.interval(best, metric)["mean"])
     note = f"the model {own['mean']:.4f}, up to {own['high']:.4f}; {best} {mean:.4f}"
     # A baseline needs no gain over the other baseline, but must not be worse.
     threshold = min(config.min_gain, 0.0) if is_baseline else config.min_gain
@@ -128,8 +130,7 @@ def _skipped(name: str, config: GatesConfig, why: str) -> Gate:
 
 
 def best_row(figures: HeldOutFigures, row: str, config: GatesConfig) -> str:
-    """Of the model, the best VisRank and popularity, in this order, the first that passes its
-    gates.
+    """The first of these rows that passes its gates: the model, the best VisRank, popularity.
 
     Args:
         figures: the evaluation's figures.
@@ -146,6 +147,11 @@ def explain_choice(
 ) -> str:
     """Which model serves and why, with the figures that decided, as a sentence without its end.
 
+    It has one of two forms:
+
+    - MODEL serves, because its auc on the held-out set, FIGURE, is above VISRANK and POPULARITY;
+    - BASELINE serves in place of MODEL, whose auc on the held-out set, FIGURE, is below RIVAL; ...
+
     Args:
         figures: the evaluation's figures.
         row: the trained model's row.
@@ -155,28 +161,37 @@ def explain_choice(
     """
     baselines = _best_baselines(figures, config)
     means = {other: figures.interval(other, config.metric)["mean"] for other in baselines}
-    rivals = " and ".join(f"{other} ({mean:.4f})" for other, mean in means.items())
     own = figures.interval(row, config.metric)
     metric = f"{config.metric} on the held-out set"
     if chosen == row:
-        if not config.min_gain and own["mean"] >= max(means.values(), default=0.0):
-            return f"{ids[row]} serves, because its {metric}, {own['mean']:.4f}, is above {rivals}"
-        than = (
-            f"passes gates.min_gain {config.min_gain:g} compared with"
-            if config.min_gain
-            else "reaches"
-        )
-        return f"{ids[row]} serves, because its {metric}, {_figure(own)}, {than} {rivals}"
+        return f"{ids[row]} serves, because its {metric}, {_explain_pass(own, means, config)}"
     failed = max(_failed(figures, row, config), key=lambda other: means[other])
     gain = f"is not {config.min_gain:g} above" if config.min_gain else "is below"
     sentence = (
         f"{ids[chosen]} serves in place of {ids[row]}, whose {metric}, {_figure(own)}, {gain} "
         f"{failed} ({means[failed]:.4f})"
     )
-    for other in baselines:
-        if other != failed and other in (chosen, baselines[0]):
-            sentence += f"; {other} has {_figure(figures.interval(other, config.metric))}"
+    # The best VisRank is named even if it does not serve, so that its figure is on record.
+    named = dict.fromkeys([baselines[0], chosen])
+    for other in (baseline for baseline in named if baseline != failed):
+        sentence += f"; {other} has {_figure(figures.interval(other, config.metric))}"
     return sentence
+
+
+def _explain_pass(own: Mapping[str, float], means: Mapping[str, float], config: GatesConfig) -> str:
+    """The figure of a model that passes its gates, and how it compares with the baselines.
+
+    Args:
+        own: mean and interval of the model.
+        means: the mean of each of the best baselines.
+        config: the threshold of the gates.
+    """
+    rivals = " and ".join(f"{other} ({mean:.4f})" for other, mean in means.items())
+    if config.min_gain:
+        return f"{_figure(own)}, passes gates.min_gain {config.min_gain:g} compared with {rivals}"
+    if own["mean"] >= max(means.values(), default=0.0):
+        return f"{own['mean']:.4f}, is above {rivals}"
+    return f"{_figure(own)}, reaches {rivals}"
 
 
 def _best_baselines(figures: HeldOutFigures, config: GatesConfig) -> list[str]:

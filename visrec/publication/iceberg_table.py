@@ -6,8 +6,8 @@ creates it, and `version-hint.text` names the version from which readers start. 
 snapshots; it has no such catalog, so the two files are written here, by conditional writes. The
 files with lists are named by absolute URIs. They have no field ids: the table has a name mapping.
 
-Readers take the snapshot of the hint, or of a version after it. So a table is behind until its hint
-is at its last version.
+Readers take the snapshot of the hint, or of a version after it. So `shows` is false until the hint
+names the last version.
 """
 
 import importlib.util
@@ -81,7 +81,8 @@ class IcebergTable:
             )
         self._store = recommendations / ICEBERG
         hint = self._store.read_if_exists(HINT)
-        self._hint, self._hint_version = _parse_hint(self._store, hint), hint and hint[1]
+        self._hint = _parse_hint(self._store, hint)
+        self._hint_version = hint and hint[1]
         # This version exists if a process was killed before it moved the hint.
         self._is_behind = self._store.exists(_name(self._hint + 1))
         self._metadata = _read_metadata(self._store, self._hint) if self._hint else None

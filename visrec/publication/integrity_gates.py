@@ -1,8 +1,8 @@
 """Gates on what is true of every correct run, whatever the data.
 
-They have no threshold and no configuration key. If one list is wrong, or the run lacks a table for
-SQL readers that the last publication had, the run is held back, unless `--force_publish` gives a
-reason to publish it.
+They have no threshold and no configuration key. If one list is wrong, or the run was made without
+the items or users table that the last publication had, the run is held back, unless
+`--force_publish` gives a reason to publish it.
 """
 
 from visrec.publication.gate import Gate, exactly, skipped
@@ -31,7 +31,7 @@ def _counts(checks: ListChecks, context: GateContext) -> dict[str, int]:
     """How many files, lists and entries are wrong, by the name of the gate."""
     is_of_users = context.kind == "user_to_item"
     one = "user" if is_of_users else "item"
-    consumed = (
+    excluded = (
         "that the user has taken or that are blocked" if is_of_users else "with the item itself"
     )
     counts = {
@@ -46,12 +46,12 @@ def _counts(checks: ListChecks, context: GateContext) -> dict[str, int]:
         "lists against the rules": checks.against_rules,
         "entries with an item that is not in the catalogue": checks.unknown,
         "entries with an item that is not available": checks.unavailable,
-        f"entries {consumed}": checks.consumed,
+        f"entries {excluded}": checks.excluded,
         "entries with a NaN or infinite score": checks.not_finite,
         "lists that are not sorted, best item first": checks.unsorted,
     }
     if is_of_users:
-        counts["reasons that the user never took, and wrong fallback flags"] = (
+        counts["reasons with an item that the user never took, and wrong fallback flags"] = (
             checks.wrong_reasons + checks.wrong_fallback_flags
         )
     return counts
@@ -60,7 +60,7 @@ def _counts(checks: ListChecks, context: GateContext) -> dict[str, int]:
 def _rescoring_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
     """Gates on the sample of lists that was scored again."""
     wrong_of_rescored = {
-        "lists that the model does not give": (checks.not_from_model, checks.rescored)
+        "lists that differ from rescoring": (checks.not_from_model, checks.rescored)
     }
     if context.kind == "user_to_item":
         wrong_of_rescored |= {
@@ -80,8 +80,8 @@ def _rescoring_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
 
 
 def _missing_tables(context: GateContext) -> Gate:
-    """The gate on tables of items and users that the last publication had and this run lacks."""
-    name = "tables that the last publication had and this run does not have"
+    """The gate on the input tables that the last publication was made with and this run without."""
+    name = "input tables of the last publication that are missing now"
     if context.last is None:
         return skipped(name, 0, context.why_no_last)
     missing = [

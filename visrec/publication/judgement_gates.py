@@ -20,7 +20,7 @@ from visrec.publication.verify import ListChecks
 from visrec.text import format_threshold
 
 _MIN_ARTISTS = 10  # of fewer artists, one may well have most of what users like
-_PART_NAMES = {"items": "available items", "interactions": "interactions with items"}
+_COUNTED_NAMES = {"items": "available items", "interactions": "interactions with items"}
 
 
 def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
@@ -46,11 +46,13 @@ def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfi
 
 
 def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
-    gates, rise_key = [], "max_without_feature_rise"
+    gates = []
+    rise_key = "max_without_feature_rise"
     is_of_users = context.kind == "user_to_item"
-    for part in ("items", "interactions") if is_of_users else ("items",):
-        found, (total, missing) = context.without_feature[part], context.counts_by_part[part]
-        name, note = f"{_PART_NAMES[part]} without a feature", f"{missing:,} of {total:,}"
+    for counted in ("items", "interactions") if is_of_users else ("items",):
+        found, counts = context.without_feature[counted], context.feature_counts[counted]
+        name = f"{_COUNTED_NAMES[counted]} without a feature"
+        note = f"{counts.without_feature:,} of {counts.total:,}"
         if config.max_without_feature is not None:
             gates.append(_at_most(name, found, config, "max_without_feature", note))
         name = f"rise of the share of {name}"
@@ -58,7 +60,7 @@ def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
             why = f"{note} now; {context.why_no_last}"
             gates.append(_skipped(name, config, rise_key, why))
         else:
-            before = context.last.without_feature[part]
+            before = context.last.without_feature[counted]
             note += f" now, {before:.0%} in the last publication"
             gates.append(_at_most(name, found - before, config, rise_key, note))
     return gates
@@ -179,7 +181,8 @@ def _rescale(found: float, at_0: float, at_1: float) -> float:
 
 
 def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
-    noun, last = context.query_noun, context.last
+    noun = context.query_noun
+    last = context.last
     names = {
         "min_queries_of_last": f"{noun}, as a share of the last publication's",
         "min_available_of_last": "available items, as a share of the last publication's",
@@ -251,7 +254,8 @@ def _drift_gate(
     config: GatesConfig,
 ) -> Gate:
     """The gate on how far the mean score has moved or its spread has changed, whichever is more."""
-    key, why = "max_score_drift", too_few
+    key = "max_score_drift"
+    why = too_few
     if last.inputs["model"] != context.model_digest:
         why = "it was of another model, whose scores have another scale"
     elif why is None and checks.scores_compared < config.min_lists:

@@ -50,7 +50,8 @@ def count_wrong_lengths(
         available_N: (N,) which items may be recommended.
         rules: between the entries of a list.
     """
-    length_B, known = lists.lengths, np.flatnonzero(query_B >= 0)
+    length_B = lists.lengths
+    known = np.flatnonzero(query_B >= 0)
     wrong = known[length_B[known] != expected_U[query_B[known]]]
     if rules is None:
         return len(wrong)
@@ -68,6 +69,10 @@ def count_wrong_lengths(
 def count_open_items(rules: Rules, listed: Jagged, excluded: Jagged, available_N: Bools) -> Ints:
     """(B,) how many items could follow each list; counted by groups rather than one by one.
 
+    open = available items
+           - available items of full groups, each once
+           - listed or excluded available items outside full groups
+
     Args:
         rules: between the entries of a list.
         listed: B lists of items.
@@ -75,27 +80,44 @@ def count_open_items(rules: Rules, listed: Jagged, excluded: Jagged, available_N
         available_N: (N,) which items may be recommended.
     """
     full = list(rules.full_groups(listed.row_ids, listed.values))
-    closed_B = np.zeros(len(listed), np.int64)
-    available_as_int_N = available_N.astype(np.int64)
-    for (list_F, group_F), (_, group_N) in zip(full, rules.limits, strict=True):
-        has_group_N = group_N >= 0
-        size_G = np.bincount(group_N[has_group_N], available_as_int_N[has_group_N])
-        np.add.at(closed_B, list_F, size_G.astype(np.int64)[group_F])
-    if len(full) > 1:  # what two rules close was counted twice
-        list_F, group_F = full[-1]
-        members = rules.members[-1]
-        for part in chunk_rows(members.lengths[group_F], ENTRIES):
-            items = members.take(group_F[part])
-            list_V, item_V = list_F[part][items.row_ids], items.values
-            is_twice_V = _is_in_full_group(full[:-1], rules.limits[:-1], list_V, item_V)
-            np.subtract.at(closed_B, list_V, is_twice_V * available_as_int_N[item_V])
-    # And excluded or listed items of groups that are not full.
+    unavailable_B = _count_in_full_groups(rules, full, available_N, len(listed))
     n = len(available_N)
     either = listed.append_values(excluded)
     list_P, item_P = np.divmod(distinct(pair_codes(either.row_ids, either.values, n)), max(n, 1))
     is_left_P = available_N[item_P] & ~_is_in_full_group(full, rules.limits, list_P, item_P)
-    np.add.at(closed_B, list_P[is_left_P], 1)
-    return np.asarray(available_as_int_N.sum() - closed_B)
+    np.add.at(unavailable_B, list_P[is_left_P], 1)
+    return np.asarray(count(available_N) - unavailable_B)
+
+
+def _count_in_full_groups(
+    rules: Rules, full: Sequence[tuple[Ints, Ints]], available_N: Bools, lists: int
+) -> Ints:
+    """(B,) how many available items are in full groups of each list.
+
+    Args:
+        rules: at most two.
+        full: the full groups of each rule, as `Rules.full_groups` gives them.
+        available_N: (N,) which items may be recommended.
+        lists: B.
+    """
+    assert len(full) <= 2, "the correction below is for two rules"
+    count_B = np.zeros(lists, np.int64)
+    available_as_int_N = available_N.astype(np.int64)
+    for (list_F, group_F), (_, group_N) in zip(full, rules.limits, strict=True):
+        has_group_N = group_N >= 0
+        size_G = np.bincount(group_N[has_group_N], available_as_int_N[has_group_N])
+        np.add.at(count_B, list_F, size_G.astype(np.int64)[group_F])
+    if len(full) < 2:
+        return count_B
+    # An item may be in a full group of each rule, and was then counted twice.
+    list_F, group_F = full[-1]
+    members = rules.members[-1]
+    for part in chunk_rows(members.lengths[group_F], ENTRIES):
+        items = members.take(group_F[part])
+        list_V, item_V = list_F[part][items.row_ids], items.values
+        is_twice_V = _is_in_full_group(full[:-1], rules.limits[:-1], list_V, item_V)
+        np.subtract.at(count_B, list_V, is_twice_V * available_as_int_N[item_V])
+    return count_B
 
 
 def _is_in_full_group(

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from visrec.errors import InputError
 from visrec.interactions.log import ReadReport
@@ -15,7 +14,7 @@ from visrec.publication.records import VERSION, JsonObject, read_record, require
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store, to_json
 
-MANIFEST = "_manifest.json"
+RUN_MANIFEST = "_manifest.json"
 HELD_BACK = "_held_back.json"  # the gates of a run that was held back, until it is complete
 # Exists while `forget.py` rewrites a complete run: no file is removed as stray meanwhile.
 REWRITING = "_rewriting.json"
@@ -111,7 +110,7 @@ class RunManifest:
     version: int = VERSION
 
     @property
-    def sha256(self) -> dict[str, str]:
+    def sha256_by_file(self) -> dict[str, str]:
         """SHA-256 of the files with lists, by name."""
         return {name: file.sha256 for name, file in self.files.items()}
 
@@ -158,8 +157,18 @@ def read_run_manifest(run: Store) -> RunManifest | None:
     Raises:
         InputError: the file is not the manifest that was written.
     """
-    found = run.read_if_exists(MANIFEST)
-    return None if found is None else parse_manifest(found[0], run.uri(MANIFEST))
+    found = read_manifest_file(run)
+    return None if found is None else found[1]
+
+
+def read_manifest_file(run: Store) -> tuple[bytes, RunManifest] | None:
+    """The bytes of a run's manifest, and the manifest; None where there is none.
+
+    Raises:
+        InputError: the file is not the manifest that was written.
+    """
+    found = run.read_if_exists(RUN_MANIFEST)
+    return None if found is None else (found[0], parse_manifest(found[0], run.uri(RUN_MANIFEST)))
 
 
 def rewritten_name(sha256: str) -> str:
@@ -169,7 +178,7 @@ def rewritten_name(sha256: str) -> str:
 
 def read_manifest_bytes(run: Store, sha256: str) -> bytes | None:
     """The manifest of a run that has this SHA-256; None where there is none."""
-    for name in (MANIFEST, rewritten_name(sha256)):
+    for name in (RUN_MANIFEST, rewritten_name(sha256)):
         found = run.read_if_exists(name)
         if found is not None and hashlib.sha256(found[0]).hexdigest() == sha256:
             return found[0]
@@ -186,13 +195,13 @@ def require_intact_run(run: Store) -> RunManifest:
     manifest = read_run_manifest(run)
     if manifest is None:
         raise lost_claim_error(run)
-    for name, sha256 in sorted(manifest.sha256.items()):
+    for name, sha256 in sorted(manifest.sha256_by_file.items()):
         found = run.read_if_exists(name)
         if found is None or hashlib.sha256(found[0]).hexdigest() != sha256:
             raise InputError(
                 f"{run.uri(name)} is not the file that the manifest names; expected a run whose "
-                f"files are intact. Choose another --run_id; or remove {run.uri(MANIFEST)} and run "
-                "the job that made the run again: shards that are intact are kept."
+                f"files are intact. Choose another --run_id; or remove {run.uri(RUN_MANIFEST)} and "
+                "run the job that made the run again: shards that are intact are kept."
             )
     return manifest
 
@@ -211,25 +220,20 @@ def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:
         InputError: the manifest is not the one that was written.
     """
     while True:
-        found = run.read_if_exists(MANIFEST)
+        found = run.read_if_exists(RUN_MANIFEST)
         if found is None:
             return None, {}
         sizes = {entry.name: entry.size for entry in run.list()}
         # Checked after the listing: `forget.py` writes REWRITING before any new file.
         is_being_rewritten = run.exists(REWRITING)
-        if run.read_if_exists(MANIFEST) == found:  # else the files may be those of another one
+        if run.read_if_exists(RUN_MANIFEST) == found:  # else the files may be those of another one
             break
-    manifest = parse_manifest(found[0], run.uri(MANIFEST))
+    manifest = parse_manifest(found[0], run.uri(RUN_MANIFEST))
     named = {*manifest.files, *manifest.fingerprints}
     ours = (PARTS, FINGERPRINTS, HELD_BACK)
     strays = [name for name in sizes if name.startswith(ours) and name not in named]
     run.delete([] if is_being_rewritten else strays)
     return manifest, sizes
-
-
-def now() -> str:
-    """The time in UTC, as records have it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _digest(data: JsonObject) -> str:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from visrec.errors import ConflictError
 from visrec.publication.manifest import (
-    MANIFEST,
+    RUN_MANIFEST,
     RunManifest,
-    now,
     parse_manifest,
     read_manifest_bytes,
+    read_manifest_file,
     require_intact_run,
 )
 from visrec.publication.pointer import (
@@ -21,6 +21,7 @@ from visrec.publication.pointer import (
     read_pointer,
     replace_pointer,
 )
+from visrec.publication.records import now
 from visrec.publication.run_spec import run_store
 from visrec.publication.tables import add_tables, read_settled_pointer, with_tables
 from visrec.storage.store import Store
@@ -88,7 +89,7 @@ def publish_run(
     published run (a backfilled night), and not to a run that was rolled back. If the run was
     complete before this start of it, the pointer moves only if nobody has moved it since the run
     became complete: an earlier start was then stopped between manifest and pointer. If the pointer
-    names this run already, it follows to the manifest that has taken the other one's place.
+    names this run with an older manifest, it moves to the present one.
 
     Args:
         recommendations: where the runs are.
@@ -101,6 +102,8 @@ def publish_run(
         InputError: the run was complete and its files are not those of the manifest any more, or
             the log of a table is damaged.
     """
+    # A lost write is retried while only retention or forget have changed the file. If the pointer
+    # itself has moved, another publication was first.
     sequence = None
     while True:
         pointer, version = read_settled_pointer(recommendations)
@@ -159,15 +162,16 @@ def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Point
         manifest: the same, parsed.
         pointer: the present one.
     """
-    cutoff_timestamp, previous = manifest.cutoff_timestamp, pointer.run_id
+    cutoff_timestamp = manifest.cutoff_timestamp
     if cutoff_timestamp is None:  # so that no older night is published after such a run
         cutoff_timestamp = pointer.cutoff_timestamp
+    previous = pointer.run_id
     if previous == run_id:  # the run was made again
         previous = pointer.previous_run_id
     return replace(
         pointer,
         run_id=run_id,
-        manifest=f"run={run_id}/{MANIFEST}",
+        manifest=f"run={run_id}/{RUN_MANIFEST}",
         manifest_sha256=hashlib.sha256(data).hexdigest(),
         cutoff_timestamp=cutoff_timestamp,
         previous_run_id=previous,
@@ -204,9 +208,8 @@ def _read_manifest_of(
     if pointer.run_id == run_id:
         data = read_manifest_bytes(run, str(pointer.manifest_sha256))
         if data is not None:
-            return data, parse_manifest(data, run.uri(MANIFEST))
-    found = run.read_if_exists(MANIFEST)
-    return None if found is None else (found[0], parse_manifest(found[0], run.uri(MANIFEST)))
+            return data, parse_manifest(data, run.uri(RUN_MANIFEST))
+    return read_manifest_file(run)
 
 
 def _reason_to_stay(

@@ -1,6 +1,7 @@
 """The JSON records of a publication: frozen dataclasses with a version, read in one way."""
 
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from visrec.errors import InputError
@@ -9,6 +10,11 @@ from visrec.storage.store import parse_json
 VERSION = 1  # of the claim, the manifest and the pointer
 JsonObject = dict[str, Any]  # values of any JSON type, which `from_dict` checks
 Record = TypeVar("Record")
+
+
+def now() -> str:
+    """The time in UTC, as records have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(

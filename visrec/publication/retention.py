@@ -1,5 +1,5 @@
-"""The removal of old runs, but never of one that is published, was published just before, or is
-sealed and still without a manifest.
+"""Removes old runs, but never the published one, the one before it, or a sealed run without a
+manifest.
 
 A complete run is removed in these steps. The process may be killed at any point between them:
 
@@ -26,7 +26,7 @@ from datetime import date
 
 from visrec.errors import InputError
 from visrec.publication.claims import CLAIM, State, read_claim, removal_claim
-from visrec.publication.manifest import MANIFEST, remove_stray_files
+from visrec.publication.manifest import RUN_MANIFEST, remove_stray_files
 from visrec.publication.pointer import read_pointer, read_published_manifest, replace_pointer
 from visrec.publication.run_spec import run_store
 from visrec.publication.tables import read_settled_pointer
@@ -53,7 +53,7 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
     files = {entry.name for entry in recommendations.list("run=")}
     runs = {name.partition("/")[0].removeprefix("run=") for name in files}
     nights = sorted(filter(_is_date, runs), reverse=True)
-    complete = {night for night in nights if f"run={night}/{MANIFEST}" in files}
+    complete = {night for night in nights if f"run={night}/{RUN_MANIFEST}" in files}
     spared = {*nights[:keep], tonight, pointer.run_id, pointer.previous_run_id}
     incomplete = {
         night
@@ -61,7 +61,8 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
         if night not in spared or _read_state(run_store(recommendations, night))[0] == "removed"
     }
     removing = _mark_as_removing(recommendations, complete - spared)
-    removed, finished = [], {}
+    removed = []
+    finished = {}
     for run_id in sorted({*incomplete, *removing}):
         had_files, claim = _remove_files(recommendations, run_id)
         if had_files:
@@ -127,7 +128,7 @@ def _remove_files(recommendations: Store, run_id: str) -> tuple[bool, bytes | No
         return False, None
     had_files = False
     while names := [entry.name for entry in run.list() if entry.name != CLAIM]:
-        for name in sorted(names, key=lambda name: (name != MANIFEST, name)):
+        for name in sorted(names, key=lambda name: (name != RUN_MANIFEST, name)):
             if not _has_claim(run, claim):  # another retention now does this removal
                 return had_files, None
             run.delete([name])
@@ -151,11 +152,12 @@ def _take_claim(recommendations: Store, run_id: str) -> tuple[bytes | None, bool
         The claim that was written, None if the run is left alone; and whether another process, a
         retention or `forget.py`, had begun to remove files.
     """
-    run, claim = run_store(recommendations, run_id), removal_claim()
+    run = run_store(recommendations, run_id)
+    claim = removal_claim()
     while True:
         # The version is read before anything else, so that a claim that changes is not replaced.
         state, version = _read_state(run)
-        is_complete = run.exists(MANIFEST)
+        is_complete = run.exists(RUN_MANIFEST)
         if state != "removed" and is_complete:
             if run_id not in read_pointer(recommendations)[0].removing:
                 return None, False

@@ -1,9 +1,9 @@
-"""The pointer goes back to an earlier run, once all files of that run were read."""
+"""Moves the pointer back to an earlier run, once all files of that run were read and are intact."""
 
 from dataclasses import replace
 
 from visrec.errors import InputError, did_you_mean
-from visrec.publication.manifest import MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
 from visrec.publication.pointer import Pointer, replace_pointer
 from visrec.publication.publish import moved_meanwhile_error, next_pointer
 from visrec.publication.run_spec import run_store
@@ -17,7 +17,7 @@ def complete_runs(recommendations: Store) -> list[str]:
     """The ids of all complete runs, the latest id first."""
     names = (entry.name.split("/") for entry in recommendations.list("run="))
     return sorted(
-        {run.removeprefix("run=") for run, *rest in names if rest == [MANIFEST]}, reverse=True
+        {run.removeprefix("run=") for run, *rest in names if rest == [RUN_MANIFEST]}, reverse=True
     )
 
 
@@ -69,7 +69,7 @@ def _read_earlier_manifest(recommendations: Store, run_id: str, pointer: Pointer
         InputError: the run is published already, is not complete, or retention is removing it.
     """
     run = run_store(recommendations, run_id)
-    found = run.read_if_exists(MANIFEST)
+    found = run.read_if_exists(RUN_MANIFEST)
     if found is not None and run_id != pointer.run_id and run_id not in pointer.removing:
         return found[0]
     what = "the run that is published"

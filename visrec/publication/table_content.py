@@ -30,7 +30,7 @@ class TableContent:
 
     @property
     def identity(self) -> JsonObject:
-        """What a commit records, to be recognised: a run may be published twice."""
+        """What a commit records, to be recognized: a run may be published twice."""
         return {
             "run_id": self.manifest.run_id,
             "sequence": self.sequence,

@@ -8,9 +8,9 @@ the same manifest. The pointer's file says which tables follow it, and
 
 So a table has the lists of the published run, or, for a moment, those of the run before it. If a
 process is killed in that moment, the next one that publishes, rolls back or removes runs moves the
-table first. Each commit replaces a state of the table that was read while the pointer already named
-the run whose lists the commit adds. So of two processes one commits, and a slow one cannot move a
-table back.
+table first. A commit replaces only the state of the table that this process has read, and it was
+read while the pointer already named the run that the commit shows. So of two processes only one
+commits, and a slow one cannot move a table back.
 """
 
 from collections.abc import Callable, Collection

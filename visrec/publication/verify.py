@@ -66,7 +66,7 @@ class ListChecks:
         queries_expected: queries that should have a list.
         queries: queries that have one.
         extra_lists: lists of unknown queries or of another shard's, and second lists of a query.
-        wrong_lengths: lists that have not min(k, candidates of that query) entries, unless the
+        wrong_lengths: lists that do not have min(k, candidates of that query) entries, unless the
             rules let none of the other candidates follow.
         with_duplicates: lists that have an item twice.
         against_rules: lists with entries that a rule keeps apart.
@@ -76,13 +76,13 @@ class ListChecks:
         entries: the number of entries of all lists.
         unknown: entries with an item that is not in the catalogue, or with none.
         unavailable: entries with an item that may not be recommended.
-        consumed: entries with an item that the user has taken, that is the query itself, or that is
+        excluded: entries with an item that the user has taken, that is the query itself, or that is
             blocked for the query.
         not_finite: entries whose score is NaN, infinite or missing.
         wrong_reasons: entries with a reason that is not in the user's profile.
         fallback_lists: lists of cold users.
         model_lists: all other lists of known queries, which are the model's own.
-        compared: queries with a list of the model's own now and in the last publication.
+        compared: queries that have one of the model's own lists now and in the last publication.
         overlap: items that the two lists of such queries share.
         overlap_possible: items that they could share: the length of the shorter list.
         damaged_last_files: reads of files of the last publication that are missing or are not what
@@ -92,8 +92,8 @@ class ListChecks:
         score_squares: sum of the squares of these.
         last_score_sum: sum of their first scores in the last publication.
         last_score_squares: sum of the squares of these.
-        rescored: lists of the model's own that were scored again (`visrec.recommend.rescore`).
-        not_from_model: those of them that the model does not give.
+        rescored: the model's own lists that were scored again (`visrec.recommend.rescore`).
+        not_from_model: those of them that differ from the model's scores.
         not_nearest_reasons: those of them with a reason that is missing or not the nearest item.
         rescored_fallbacks: fallback lists that were made again.
         not_most_popular: those of them that are not the most popular items.
@@ -115,7 +115,7 @@ class ListChecks:
     entries: int = 0
     unknown: int = 0
     unavailable: int = 0
-    consumed: int = 0
+    excluded: int = 0
     not_finite: int = 0
     wrong_reasons: int = 0
     fallback_lists: int = 0
@@ -211,7 +211,7 @@ def _count_entries(coded: _CodedLists, excluded: Jagged, expected: Expected) -> 
         "entries": len(item_V),
         "unknown": count(~is_known_V),
         "unavailable": count(~expected.available_N[known_item_V]),
-        "consumed": count(is_pair_among(query_V, item_V, excluded_codes, n)),
+        "excluded": count(is_pair_among(query_V, item_V, excluded_codes, n)),
         "not_finite": count(~np.isfinite(lists.score_V)),
     }
     if lists.cold_B is not None:
@@ -231,7 +231,8 @@ def _count_duplicates(list_V: Ints, item_V: Ints, n: int) -> int:
 def _count_against_rules(list_V: Ints, item_V: Ints, rules: Rules | None) -> int:
     wrong = [np.zeros(0, np.int64)]
     for limit, group_N in rules.limits if rules is not None else []:
-        group_V, groups = group_N[item_V], int(group_N.max(initial=-1)) + 1
+        group_V = group_N[item_V]
+        groups = int(group_N.max(initial=-1)) + 1
         codes, sizes = count_keys(pair_codes(list_V, group_V, groups)[group_V >= 0])
         wrong.append(codes[sizes > limit] // max(groups, 1))
     return len(distinct(np.concatenate(wrong)))
@@ -250,7 +251,8 @@ def _count_unsorted(lists: Lists, list_V: Ints, item_V: Ints) -> int:
 
 
 def _count_wrong_reasons(because: pa.Array, query_V: Ints, expected: Expected) -> int:
-    n, consumed = len(expected.item_ids), expected.consumed
+    n = len(expected.item_ids)
+    consumed = expected.consumed
     has_reason_V = because.is_valid().to_numpy(zero_copy_only=False) & (query_V >= 0)
     reason_V = index_in(because, expected.item_ids)
     consumed_codes = np.sort(pair_codes(consumed.row_ids, consumed.values, n))
@@ -267,7 +269,7 @@ def _code_last(last: Lists, expected: Expected) -> _CodedLists:
 
 
 def _compare(checks: ListChecks, now: _CodedLists, last: _CodedLists) -> ListChecks:
-    """Adds the counts over the queries that have a list of the model's own in both publications.
+    """Adds the counts over the queries that have one of the model's own lists in both runs.
 
     Of several lists of a query the first counts.
     """

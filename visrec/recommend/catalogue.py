@@ -50,14 +50,16 @@ def load_catalogue(
     Raises:
         InputError: the features come from another network than the model's.
     """
-    tables, data = feature_tables(artifact, features, text_features), artifact.provenance.data
+    tables = feature_tables(artifact, features, text_features)
+    data = artifact.provenance.data
     text = data.text
     require_trained_identities(
         tables, data.features_identity, None if text is None else text.identity
     )
     mean_text_T = None if text is None else np.array(text.mean, np.float16)
     loaded = load_item_features(tables, mean_text_T)
-    item_ids, category_N = loaded.item_ids, None
+    item_ids = loaded.item_ids
+    category_N = None
     if artifact.model.traits.requires_categories:
         category_N = category_codes(
             read_items(items_table, item_ids).category_N, artifact.categories

@@ -18,7 +18,7 @@ from visrec.errors import InputError
 from visrec.ids import TEXT, index_in, nearest_id
 from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged
-from visrec.models.artifact import MANIFEST, load_artifact
+from visrec.models.artifact import MODEL_MANIFEST, load_artifact
 from visrec.publication.list_tables import read_lists
 from visrec.publication.manifest import RunManifest
 from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
@@ -189,7 +189,7 @@ def find_kept_out(
         user_id: the user's id.
         listed: the user's list.
     """
-    if not inputs.model.exists(MANIFEST):
+    if not inputs.model.exists(MODEL_MANIFEST):
         return KeptOut(note=f"the model {manifest.model_id} is not in the workspace any more")
     artifact = load_artifact(inputs.model)
     if artifact.digest != manifest.inputs["model"]:
@@ -239,7 +239,8 @@ def _explainer(
     It must be called with rows and ids from best to worst, because it counts listed items for each
     group.
     """
-    rules, items = inputs.rules, read_items(inputs.items_table, data.item_ids)
+    rules = inputs.rules
+    items = read_items(inputs.items_table, data.item_ids)
     stock_N = items.stock_N if rules.min_stock is not None else None
     taken = set(user.profiles[0].tolist())
     blocked = set(user.blocked[0].tolist())

@@ -159,9 +159,11 @@ class IncrementalScorer:
             The lists, the (b, k) rows of their reasons, and (b,) whether a query must be scored
             again because the merged entries do not decide its list under the rules.
         """
-        data, fresh_k = self._data, min(self._spec.k, len(self._row_F) - 1)
+        data = self._data
+        fresh_k = min(self._spec.k, len(self._row_F) - 1)
         best = TopKResult(carried.best.row_BK[query_b], carried.best.score_BK[query_b])
-        reason_bK, undecided_b = carried.reason_BK[query_b], np.zeros(len(query_b), bool)
+        reason_bK = carried.reason_BK[query_b]
+        undecided_b = np.zeros(len(query_b), bool)
         if not fresh_k:
             return best, reason_bK, undecided_b
         profiles = queries.profiles.take(query_b)

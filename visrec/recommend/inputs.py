@@ -155,7 +155,7 @@ def prepare_scoring(
         artifact, inputs.features, inputs.items_table, inputs.text_features
     )
     users, summary = _summarize_users(inputs, artifact, item_ids)
-    known = dataclasses.replace(catalogue, activity_NK=summary.activity.features())
+    known = dataclasses.replace(catalogue, activity_NA=summary.activity.features())
     arrays = artifact.model.item_arrays(known)
     items = read_items(inputs.items_table, item_ids)
     available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)
@@ -166,7 +166,8 @@ def prepare_scoring(
         queries = users.to_queries(criteria, shards or shard_count(count, list_length))
     else:
         arrays, has_vector_N = _similarity_arrays(artifact, arrays)
-        available_N, count = available_N & has_vector_N, int(has_vector_N.sum())
+        available_N = available_N & has_vector_N
+        count = int(has_vector_N.sum())
         queries = _item_queries(has_vector_N, item_ids, shards or shard_count(count, list_length))
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
     columns = _identity_columns(item_ids, group_N, rules)
@@ -279,8 +280,10 @@ def _item_queries(
     """Every item that has a vector, with itself as its profile."""
     row_U = np.flatnonzero(has_vector_N)
     profiles = Jagged(row_U, np.arange(len(row_U) + 1))
-    trained_U, cold_U = np.full(len(row_U), -1), np.zeros(len(row_U), bool)
-    ids, blocked = item_ids.take(pa.array(row_U)), Jagged.empty(len(row_U))
+    trained_U = np.full(len(row_U), -1)
+    cold_U = np.zeros(len(row_U), bool)
+    ids = item_ids.take(pa.array(row_U))
+    blocked = Jagged.empty(len(row_U))
     return QueriesInMemory.assign(Queries(ids, profiles, blocked, trained_U, cold_U), shards)
 
 
@@ -303,7 +306,10 @@ def _build_rules(
     available_N: npt.NDArray[np.bool_],
 ) -> tuple[Rules | None, pa.LargeStringArray | None]:
     """The rules between the entries of a list, None without any; and the groups of `rules.cap`."""
-    config, group_N, code_N, near_duplicate_N = inputs.rules, None, None, None
+    config = inputs.rules
+    group_N = None
+    code_N = None
+    near_duplicate_N = None
     if config.cap is not None:
         if inputs.items_table is None:
             raise InputError(

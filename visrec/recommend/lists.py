@@ -49,7 +49,7 @@ class ShardRecommender:
         scorer: the scores.
         spec: k, layout and kind of the lists.
         last: the publication whose lists may be carried over.
-        timer: takes seconds by phase, and the number of users done.
+        timer: receives seconds by phase, and the number of users done.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class ShardRecommender:
 
         The table's metadata say how many of its users are cold.
         """
-        carried, count = None, 0
+        carried = None
+        count = 0
         lists = TopKResult.empty(len(queries), self._k, np.int32)
         if self._incremental:
             with self._timer.phase("carry"):

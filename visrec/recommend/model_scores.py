@@ -58,7 +58,9 @@ class ModelScores:
         bags = JaggedTensor.from_jagged(
             Jagged(np.searchsorted(profile_items, profiles.values), profiles.offsets)
         )
-        users, parts, skipped = torch.from_numpy(user_B), [], len(profile_items)
+        users = torch.from_numpy(user_B)
+        parts = []
+        skipped = len(profile_items)
         step = int(np.clip(_PROFILE_PRODUCTS // max(len(profiles.values), 1), 256, _TILE))
         for start in range(0, self._items, step):
             tile = np.arange(start, min(start + step, self._items))

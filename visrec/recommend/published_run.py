@@ -37,7 +37,7 @@ class PublishedRun:
     def of(recommendations: Store, manifest: RunManifest) -> "PublishedRun":
         """The run with this manifest."""
         run = run_store(recommendations, manifest.run_id)
-        sha256 = {**manifest.sha256, **manifest.fingerprints}
+        sha256 = {**manifest.sha256_by_file, **manifest.fingerprints}
         return PublishedRun(run, manifest.inputs_digest, sha256)
 
     @property

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from visrec.ids import is_in
 from visrec.models.arrays import ItemArrays
+from visrec.publication.gate_context import FeatureCounts
 from visrec.publication.list_tables import Lists, read_lists
 from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.publication.verify import Expected, ListChecks, check_shard
@@ -108,11 +109,13 @@ def check_files(
         rescorer: scores a sample of the lists again.
     """
     spec, last = written.spec, written.last
-    total, popular = RunChecks.none(len(data.item_ids)), PopularLists(data, spec.k)
+    total = RunChecks.none(len(data.item_ids))
+    popular = PopularLists(data, spec.k)
     same_shards = last is not None and len(last.parts) == spec.shards
     compared = damaged = 0
     for shard in shards:
-        queries, last_lists = data.queries.read(shard), None
+        queries = data.queries.read(shard)
+        last_lists = None
         if last is not None and (same_shards or compared < _COMPARED_QUERIES):
             compared += len(queries)
             names = [last.parts[shard]] if same_shards else last.parts
@@ -138,8 +141,10 @@ def _check_file(
     rescorer: Rescorer | None,
 ) -> ListChecks:
     """The counts of one shard's file."""
-    spec, name = written.spec, written.spec.part(shard)
-    content, expected = spec.run.read(name), expected_shard(data, queries, spec)
+    spec = written.spec
+    name = written.spec.part(shard)
+    content = spec.run.read(name)
+    expected = expected_shard(data, queries, spec)
     if hashlib.sha256(content).hexdigest() != written.sha256[name]:
         return _damaged_shard(expected)
     file = pq.ParquetFile(pa.BufferReader(content))
@@ -220,7 +225,7 @@ def _read_last_lists(
 
 def count_items_without_feature(
     items_table: InputTable | None, item_ids: pa.Array
-) -> tuple[int, int]:
+) -> FeatureCounts:
     """How many items the items table calls available, and how many of them have no feature."""
     available = missing = 0
     if items_table is not None:
@@ -230,4 +235,4 @@ def count_items_without_feature(
             available += len(batch)
             has_feature = is_in(batch["item_id"], item_ids)
             missing += len(batch) - int(pc.sum(has_feature).as_py() or 0)
-    return available, missing
+    return FeatureCounts(available, missing)

@@ -91,7 +91,8 @@ def sample_queries(queries: Queries, shard: int, shards: int, seed: int) -> tupl
     The same seed gives the same sample, so a rerun checks the same lists.
     """
     row_B = np.random.default_rng([seed, shard]).permutation(len(queries))
-    cold_B, count = queries.cold_U[row_B], math.ceil(RESCORED_LISTS / shards)
+    cold_B = queries.cold_U[row_B]
+    count = math.ceil(RESCORED_LISTS / shards)
     return row_B[~cold_B][:count], row_B[cold_B][:count]
 
 

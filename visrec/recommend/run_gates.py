@@ -7,7 +7,12 @@ from operator import add
 from typing import Any
 
 from visrec.publication.gate import Gate
-from visrec.publication.gate_context import GateContext, GatesConfig, ServingChoice
+from visrec.publication.gate_context import (
+    FeatureCounts,
+    GateContext,
+    GatesConfig,
+    ServingChoice,
+)
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.manifest import RunManifest
@@ -63,7 +68,9 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: RunChecks) -> G
         data: the input of the scoring.
         checks: counts over the run's lists, each over some of its shards.
     """
-    digests, report, total = inputs.source.digests, data.read_report, reduce(add, checks)
+    digests = inputs.source.digests
+    report = data.read_report
+    total = reduce(add, checks)
     dropped = report.dropped_missing_feature
     context = GateContext(
         kind=digests.kind,
@@ -73,7 +80,7 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: RunChecks) -> G
         count_N=data.count_N,
         popular_N=total.popular_N,
         personalized=inputs.source.personalized,
-        interaction_counts=(report.counted + dropped, dropped),
+        interaction_counts=FeatureCounts(report.counted + dropped, dropped),
         item_counts=count_items_without_feature(inputs.items_table, data.item_ids),
         model_digest=digests.model,
         model_name=inputs.source.model_name,

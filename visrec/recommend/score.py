@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreResources:
-    """What scoring may take of the cluster.
+    """The cluster resources that scoring may use.
 
     Attributes:
         workers: processes that score; by default as many as the cluster has CPUs for (at most 64).
@@ -59,7 +59,7 @@ class ScoringTask:
         model: the model's directory.
         last: the publication whose lists may be carried over.
         spec: the run to write.
-        resources: what each worker may take.
+        resources: those that each worker may use.
     """
 
     data: Ref
@@ -115,7 +115,8 @@ class ScoreShards:
         torch.set_num_threads(threads or task.resources.cpus_per_worker)
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
-            data, scorer = get(task.data), _load_scorer(task)
+            data = get(task.data)
+            scorer = _load_scorer(task)
             recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
             self._writer = ShardWriter(data, task.spec, recommend, self._timer)
         self._kernel = search_kernel_label(scorer)

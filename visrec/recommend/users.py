@@ -186,7 +186,8 @@ def summarize_rows(
         moment: at which activity is counted; by default the cutoff, or the midnight after their
             last interaction.
     """
-    log, items = part.log, len(item_ids)
+    log = part.log
+    items = len(item_ids)
     last_moment = moment_after(log.time_R)
     moment = config.cutoff_timestamp() if moment is None else moment
     return UserSummary(
@@ -282,7 +283,8 @@ class PartitionedTables:
         return self._rows(select)
 
     def _rows(self, select: Callable[[PreparedTable], Sequence[pa.Table]]) -> UserRows:
-        where, interactions = self.interactions.table.uri, select(self.interactions)
+        where = self.interactions.table.uri
+        interactions = select(self.interactions)
         extra_user_ids, blocked = None, []
         if self.users is not None:
             extra_user_ids = id_array(
@@ -333,7 +335,8 @@ class PartitionedUsers:
     item_ids: pa.LargeStringArray
 
     def summarize(self) -> UserSummary:
-        moment, every = self.config.cutoff_timestamp(), range(self.tables.partitions)
+        moment = self.config.cutoff_timestamp()
+        every = range(self.tables.partitions)
         if moment is not None:
             return self._add_up(every, moment)
         # Without a cutoff, the moment is the midnight after the last interaction. Nearly every
@@ -351,7 +354,8 @@ class PartitionedUsers:
 
     def _add_up(self, partitions: Sequence[int], moment: int) -> UserSummary:
         """The summary of some partitions at a moment, counted in one task for each CPU."""
-        shared, tasks = share(self), min(len(partitions), cluster_cpus())
+        shared = share(self)
+        tasks = min(len(partitions), cluster_cpus())
         refs = [
             submit(summarize_partitions, shared, partitions[task::tasks], moment)
             for task in range(tasks)

@@ -81,7 +81,7 @@ class ShardWriter:
         spec: the run.
         recommend: makes the table of a shard from its number and its queries, and says how many of
             the lists were carried over.
-        timer: takes seconds by phase.
+        timer: receives seconds by phase.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class ShardWriter:
         Raises:
             ConflictError: other inputs, or retention, have taken the run.
         """
-        name, carried = self._spec.part(shard), 0
+        name = self._spec.part(shard)
+        carried = 0
         metadata = {**self._spec.metadata, "visrec.shard": str(shard)}
 
         @cache  # not read at all if both files are there

@@ -126,7 +126,8 @@ def invalid_negative_mask(triples: Triples, index: SamplingIndex, item_C: Ints) 
     # Once for each user: a user with very many items may have many triples of a step.
     is_anonymous_B = triples.user_B < 0
     user_U, user_of_K = np.unique(triples.user_B[~is_anonymous_B], return_inverse=True)
-    taken, mask_UC = index.train.take(user_U), np.zeros((len(user_U), len(item_C)), bool)
+    taken = index.train.take(user_U)
+    mask_UC = np.zeros((len(user_U), len(item_C)), bool)
     mask_items(mask_UC, taken.row_ids, taken.values)
     mask_BC[~is_anonymous_B] = mask_UC[user_of_K]
     profiles = triples.profiles

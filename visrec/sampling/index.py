@@ -101,7 +101,8 @@ class SamplingIndex:
             user_B: (B,) the users whose items these are.
         """
         # Baskets rise along a user's list: a bisection for all items at once.
-        from_B, to_B = self.train.offsets[user_B], row_B.copy()
+        from_B = self.train.offsets[user_B]
+        to_B = row_B.copy()
         while (is_open_B := from_B < to_B).any():
             middle_B = (from_B + to_B) // 2
             is_before_B = self.basket_R[middle_B] < self.basket_R[row_B]

@@ -96,7 +96,8 @@ class OutsideProfile(NegativeSampler):
         return draw_accepted(self, positives, key_B, random)[:, None]
 
     def propose(self, rows: Positives, random: Random) -> Ints:
-        size, n = len(rows.positive_B), self._index.num_items
+        size = len(rows.positive_B)
+        n = self._index.num_items
         if self._is_uniform:
             return np.asarray(random.integers(0, n, size))
         drawn = random.random(size) * self._edge_N[-1]

@@ -102,7 +102,8 @@ def cut_profiles(
 
     # Indices become positions. An index at or above the positive's place grows by one, which skips
     # the positive; a profile that keeps the positive gets it in its last slot.
-    offsets, hole_S = offsets_from_lengths(length_S), uncut.hole_B + slot_start_S
+    offsets = offsets_from_lengths(length_S)
+    hole_S = uncut.hole_B + slot_start_S
     position_V = index_V + (index_V >= np.repeat(hole_S, length_S))
     position_V[offsets[1:][uncut.keeps_B] - 1] = hole_S[uncut.keeps_B]
     position_V += np.repeat(uncut.start_B - slot_start_S, length_S)
@@ -126,7 +127,8 @@ def subsample_profiles(slots: Jagged, full_B: Ints, keeps_B: Bools, random: Rand
     Returns:
         The slots, true where they are used.
     """
-    max_threshold, size_B = 65_535, slots.lengths
+    max_threshold = 65_535
+    size_B = slots.lengths
     threshold_B = random.integers(0, max_threshold, len(slots), np.uint16, endpoint=True)
     threshold_B[random_below(full_B, random) >= size_B] = max_threshold
     drawn_V = np.frombuffer(random.bytes(2 * len(slots.values)), np.uint16)

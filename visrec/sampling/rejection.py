@@ -48,7 +48,8 @@ def draw_accepted(proposer: Proposer[RowsT], rows: RowsT, key_B: Ints, random: R
         key_B: (B,) rows with the same key accept the same items.
         random: the source of randomness.
     """
-    n, cost = len(proposer.weight_N), 0
+    n = len(proposer.weight_N)
+    cost = 0
     item_B = proposer.propose(rows, random)
     rejected = np.flatnonzero(~proposer.accepts(rows, item_B))
     while len(rejected) and cost < n * len(sorted_unique(key_B[rejected])):

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from visrec.config import COUNTS, check_fields
-from visrec.errors import InputError, NoExamplesError
+from visrec.errors import InputError, no_examples_error
 from visrec.jagged import Jagged
 from visrec.sampling.guidelines import GUIDELINES, Guideline
 from visrec.sampling.index import Ints, SamplingIndex
@@ -299,16 +299,13 @@ def make_guideline(name: str, index: SamplingIndex, config: SamplingConfig) -> G
     guideline = GUIDELINES[name](index, negatives, config.keep_positive_in_profile)
     if not guideline.can_draw:
         longest = int(index.train.lengths.max(initial=0))
-        found = (
-            f"o triple can be drawn by the guideline {name} from {index.num_users} users with "
+        raise no_examples_error(
+            f"no triple can be drawn by the guideline {name} from {index.num_users} users with "
             f"{len(index.basket_R)} training items, at most {longest} of one user, and "
-            f"{index.num_items} items of the catalogue"
-        )
-        raise NoExamplesError(
-            f"N{found}; expected {guideline.requirement}. Change "
+            f"{index.num_items} items of the catalogue",
+            f"expected {guideline.requirement}. Change "
             "--sampling.guidelines, hold out less (--split.test, --split.validation), lower "
             "--interactions.min_rating, or add interactions.",
-            found=f"n{found}",
         )
     return guideline
 

@@ -13,7 +13,7 @@ _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
-    # Formats that are only recognised, never parsed.
+    # Formats that are only recognized, never parsed.
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"II+\0": "BigTIFF",

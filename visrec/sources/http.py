@@ -163,7 +163,8 @@ def _request(uri: str, headers: Mapping[str, str], max_bytes: int) -> Answer:
         StorageError: the server refuses, and another try would not help.
         _TemporaryError: it may.
     """
-    address, trusted = uri, None
+    address = uri
+    trusted = None
     for _ in range(_MAX_REDIRECTS + 1):
         url = _parse(uri, address)
         origin = (url.scheme, url.host, url.port)
@@ -263,7 +264,9 @@ def _read(uri: str, response: urllib3.response.BaseHTTPResponse, max_bytes: int)
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large
-    pieces, size, deadline = [], 0, time.monotonic() + _PICTURE_SECONDS
+    pieces = []
+    size = 0
+    deadline = time.monotonic() + _PICTURE_SECONDS
     while piece := response.read1(_PIECE):
         pieces.append(piece)
         size += len(piece)

@@ -121,7 +121,8 @@ def list_pictures(
     Raises:
         InputError: there is no picture, or none whose name the pattern matches.
     """
-    rows, example = 0, ""
+    rows = 0
+    example = ""
     skipped = SkippedFiles() if skipped is None else skipped
     source = PictureSource(source) if isinstance(source, str) else source
     uri = source.uri

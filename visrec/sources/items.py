@@ -92,7 +92,8 @@ def _read_columns(
     Raises:
         InputError: the table cannot be read, names an item twice, or has none of these items.
     """
-    items, uri = load_table(table, columns), table.uri
+    items = load_table(table, columns)
+    uri = table.uri
     require_one_row_per_item(items["item_id"], uri)
     row_N = index_in(item_ids, items["item_id"])
     if not (row_N >= 0).any():

@@ -102,7 +102,8 @@ def suggest_pattern(names: Iterable[str], item_ids: Set[str]) -> SuggestedPatter
     best: SuggestedPattern | None = None
     every = list(names)
     for usual in _USUAL:
-        pattern, hits = NamePattern(usual), []
+        pattern = NamePattern(usual)
+        hits = []
         for name in every:
             split = pattern.split(name)
             if split is not None and split[0] in item_ids:

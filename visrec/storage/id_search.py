@@ -52,13 +52,13 @@ class FoundFile:
         name: its name below the store; that of a folder ends in a slash.
         modified: when it was written, in seconds since 1970.
         size: in bytes.
-        is_closed: whether it is a folder that must not be listed.
+        is_unlistable: whether it is a folder that must not be listed.
     """
 
     name: str
     modified: float = 0.0
     size: int = 0
-    is_closed: bool = False
+    is_unlistable: bool = False
 
 
 def list_all_files(store: Store) -> Iterator[FoundFile]:
@@ -95,7 +95,7 @@ def _list_folder(root: str) -> Iterator[FoundFile]:
                     yield FoundFile(os.path.relpath(path, root), status.st_mtime, status.st_size)
     for error in closed:
         if isinstance(error, PermissionError):
-            yield FoundFile(f"{os.path.relpath(error.filename, root)}/", is_closed=True)
+            yield FoundFile(f"{os.path.relpath(error.filename, root)}/", is_unlistable=True)
 
 
 class IdSearch:

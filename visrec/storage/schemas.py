@@ -174,7 +174,7 @@ FETCHED = pa.schema(
 def features_schema(dim: int) -> pa.Schema:
     """The schema of a features table.
 
-    Its column `source` is a fingerprint of the picture file, which tells whether it has changed.
+    Its column `source` is a fingerprint of the picture file, which shows whether it has changed.
 
     Args:
         dim: D, dimensions of a feature.

@@ -140,7 +140,7 @@ class TableFile:
 
 
 def codec_of(name: str) -> str | None:
-    """pyarrow's name of the compression that the name of a file tells; None without one."""
+    """pyarrow's name of the compression that a file's name shows; None without one."""
     return _CODECS.get(name.rpartition(".")[2].lower())
 
 

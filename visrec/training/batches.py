@@ -3,8 +3,8 @@
 `visrec.training.sources` has all sources by the kind of batch that a model trains on.
 
 Shapes: B examples of one worker, K negatives of an example, C shared candidates, M distinct items
-of a batch, N items, P positives of all workers, R training rows, E examples of an epoch, V values
-of a jagged array, D feature width.
+of a batch, N items, A users with training items, P positives of all workers, R training rows, E
+examples of an epoch, V values of a jagged array, D feature width.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.errors import InputError, NoExamplesError
+from visrec.errors import InputError, NoExamplesError, no_examples_error
 from visrec.jagged import Jagged
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import Candidates, JaggedTensor, RatingBatch, TripleBatch, UserBatch
@@ -37,7 +37,7 @@ class BatchSource(Protocol):
 
     Attributes:
         rows: the number of training rows, for a source that takes every row once before any again;
-            None for a source that draws.
+            None for any other source.
     """
 
     rows: int | None
@@ -187,16 +187,16 @@ class UserSource:
     ) -> None:
         del sampling, traits
         self._train, self._seed = data.train, seed
-        self._user_T = np.flatnonzero(data.train.lengths > 0)
-        if not len(self._user_T):
+        self._user_A = np.flatnonzero(data.train.lengths > 0)
+        if not len(self._user_A):
             raise no_user_has(len(data.train), "a training item")
-        self._order_E, self._epoch = self._user_T, 0
+        self._order_E, self._epoch = self._user_A, 0
 
     def start_epoch(self, epoch: int, examples: int) -> None:
         self._epoch = epoch
         random = np.random.default_rng((self._seed, epoch))
-        rounds = -(-examples // len(self._user_T))
-        orders = [random.permutation(self._user_T) for _ in range(rounds)]
+        rounds = -(-examples // len(self._user_A))
+        orders = [random.permutation(self._user_A) for _ in range(rounds)]
         self._order_E = np.concatenate(orders)[:examples]
 
     def batch(
@@ -269,11 +269,10 @@ def no_user_has(users: int, what: str) -> NoExamplesError:
         users: number of users.
         what: what none of them has and at least one should have.
     """
-    found = f"one of the {users} users has {what}"
-    return NoExamplesError(
-        f"N{found}; expected at least one. Hold out less (--split.test, --split.validation), lower "
+    return no_examples_error(
+        f"none of the {users} users has {what}",
+        "expected at least one. Hold out less (--split.test, --split.validation), lower "
         "--interactions.min_rating, or add interactions.",
-        found=f"n{found}",
     )
 
 
@@ -290,7 +289,7 @@ def make_batch(
     traits: ModelTraits,
     device: torch.device,
 ) -> TripleBatch:
-    """Triples as positions among their distinct items, of which the candidates are the first.
+    """A batch whose items are positions in `item_M`: the shared candidates, then all other items.
 
     Args:
         triples: the examples.
@@ -299,15 +298,16 @@ def make_batch(
         traits: whether the model reads features.
         device: the device of the tensors.
     """
-    row_N = np.zeros(len(data.item_ids), np.int64)
-    for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):
-        row_N[item_V] = 1
     if item_C is None:
         item_C = np.zeros(0, np.int64)
-    row_N[item_C] = 0
+    is_other_N = np.zeros(len(data.item_ids), bool)
+    for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):
+        is_other_N[item_V] = True
+    is_other_N[item_C] = False
     # One pass over the catalogue takes less time than sorting the items of the triples.
-    item_M = np.concatenate([item_C, np.flatnonzero(row_N)])
-    row_N[item_M] = np.arange(len(item_M))
+    item_M = np.concatenate([item_C, np.flatnonzero(is_other_N)])
+    position_N = np.zeros(len(data.item_ids), np.int64)
+    position_N[item_M] = np.arange(len(item_M))
     feature_ND = data.feature_ND if traits.requires_features else data.feature_ND[:, :0]
     category_N = data.category_N
     category_M = np.full(len(item_M), -1) if category_N is None else category_N[item_M]
@@ -317,10 +317,10 @@ def make_batch(
         category_M=tensor_on(category_M, device),
         user_B=tensor_on(triples.user_B, device),
         profiles=JaggedTensor.from_jagged(
-            Jagged(row_N[triples.profiles.values], triples.profiles.offsets), device
+            Jagged(position_N[triples.profiles.values], triples.profiles.offsets), device
         ),
-        positive_B=tensor_on(row_N[triples.positive_B], device),
-        negative_BK=tensor_on(row_N[triples.negative_BK], device),
+        positive_B=tensor_on(position_N[triples.positive_B], device),
+        negative_BK=tensor_on(position_N[triples.negative_BK], device),
     )
 
 

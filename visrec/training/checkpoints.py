@@ -36,7 +36,7 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> None:
     }
     contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
     state = {
-        "progress": asdict(trainer.progress),
+        "progress": _to_json(trainer.progress),
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
         "scheduler": {k: v for k, v in trainer.scheduler.state_dict().items() if _is_json(v)},
     }
@@ -65,13 +65,22 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
 
 
 def read_progress(folder: Path) -> Progress:
-    """The progress of a checkpoint; its `selection` tells whether the checkpoint is of a refit."""
+    """The progress of a checkpoint; that of a refit has a `first_fit_progress`."""
     return _progress(json.loads((folder / _STATE).read_text())["progress"])
 
 
+def _to_json(progress: Progress) -> dict[str, Any]:
+    """The fields of a progress; that of the first fit is called `selection` in a checkpoint."""
+    state = asdict(progress)
+    del state["first_fit_progress"]
+    first = progress.first_fit_progress
+    return {**state, "selection": None if first is None else _to_json(first)}
+
+
 def _progress(state: dict[str, Any]) -> Progress:
-    selection = state["selection"] and Progress(**state["selection"])
-    return Progress(**{**state, "selection": selection})
+    fields = dict(state)
+    first = fields.pop("selection")
+    return Progress(**fields, first_fit_progress=None if first is None else _progress(first))
 
 
 def _averaged_weights(trainer: Trainer) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ from visrec.storage.tables import digest_table, require_unchanged
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInputs:
-    """Where training reads from, and what of it.
+    """The inputs of a training, and which parts of them count.
 
     Attributes:
         features: the features directory.
@@ -69,8 +69,8 @@ class TrainingInputs:
             model that does not train on triples.
         text_features: the features directory of the texts, for a model that takes them.
         item_features: the tables that the model takes.
-        prepared: where interactions are prepared, to be read by several processes; None where one
-            reads them as they are.
+        prepared: the folder of prepared partitions, which tasks read; None if one process reads the
+            files themselves.
     """
 
     features: Store
@@ -193,7 +193,7 @@ class TrainingData:
 
     @cached_property
     def item_order(self) -> ItemOrder:
-        """The items by their first training or validation row, to rank held-out items among."""
+        """The items by their first row outside test; held-out items are ranked among them."""
         held_out = (self.validation.targets.values, self._validation_time_V)
         rows = [(self.train.values, self.time_R), held_out]
         return ItemOrder.of(Activity.from_parts(rows, len(self.item_ids)))
@@ -228,7 +228,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     config, uri = inputs.interactions, inputs.interactions_uri
     prepared = prepare_if_possible(config, uri, inputs.prepared)
     log = read_log(config, uri, item_ids, prepared=prepared)
-    part_R, basket_R = split(log, inputs.split), log.number_baskets()
+    part_R, basket_R = split(log, inputs.split), log.basket_numbers()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
     validation, test = (
         select_held_out(log, part_R, part, inputs.split)
@@ -247,7 +247,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
         train=log.items_where(in_train_R),
         basket_R=basket_R[in_train_R],
         time_R=log.time_R[in_train_R],
-        # A user with a validation row also has training rows, so all of their baskets are here.
+        # Users with validation rows also have training rows, so `train` has a list for each.
         validation=validation,
         validation_basket_V=basket_R[in_validation_R],
         test_pairs=held_out_pairs(test, log.user_ids, item_ids),
@@ -328,8 +328,11 @@ def _empty_parts(
     log: InteractionLog, config: SplitConfig, validation: HeldOut, test: HeldOut
 ) -> tuple[str, ...]:
     """A sentence for each part of the split that was asked for and has no users."""
-    empty = [SplitPart.VALIDATION] * (config.validation and not len(validation))
-    empty += [SplitPart.TEST] * (config.test and not len(test))
+    empty = []
+    if config.validation and not len(validation):
+        empty.append(SplitPart.VALIDATION)
+    if config.test and not len(test):
+        empty.append(SplitPart.TEST)
     return tuple(dict.fromkeys(explain_empty_part(log, config, part) for part in empty))
 
 

@@ -28,7 +28,7 @@ from visrec.training.sources import SOURCES
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything besides the data that decides a model.
+    """Everything that determines a model, besides the data.
 
     Attributes:
         model_name: the model's key in `MODELS`.
@@ -44,7 +44,7 @@ class TrainingRecipe:
 
 
 def default_train_config(model_name: str) -> TrainConfig:
-    """How a model is fitted unless a setting is given.
+    """A model's default training settings.
 
     Args:
         model_name: the model's key in `MODELS`.
@@ -77,7 +77,7 @@ def build_trainer(
     data: TrainingData,
     context: WorkerContext | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-    selection: Progress | None = None,
+    first_fit_progress: Progress | None = None,
 ) -> Trainer:
     """A trainer before its first epoch.
 
@@ -86,13 +86,13 @@ def build_trainer(
         data: training data with the validation rows held out.
         context: which worker this is; by default the only one, on the CPU.
         wrap: see `Trainer`.
-        selection: for a refit, the final progress of the fit that selected the epoch.
+        first_fit_progress: for a refit, the final progress of the first fit.
     """
     context = context or WorkerContext()
-    data = data.for_refit if selection else data
+    data = data.for_refit if first_fit_progress else data
     model = build_model(recipe, data).to(context.device)
     trainer = Trainer(model, data, recipe.train, recipe.sampling, context, wrap)
-    trainer.progress.selection = selection
+    trainer.progress.first_fit_progress = first_fit_progress
     return trainer
 
 
@@ -105,16 +105,16 @@ def restore_trainer(
 ) -> Trainer:
     """The trainer of a checkpoint, which may be of either fit.
 
-    The first fit starts again if the recipe now allows fewer epochs than it has had, or, once it
-    has ended, more of them.
+    The first fit starts again from scratch if it has already had more epochs than the recipe now
+    allows, or if it has ended and the recipe now allows more.
     """
     progress = read_progress(folder)
-    selection = progress.selection
+    first = progress.first_fit_progress
     has_too_many = len(progress.first_fit.history) > recipe.train.epochs
-    may_go_on = selection and not fit_is_finished(selection, recipe.train.epochs, recipe.train)
+    may_go_on = first and not fit_is_finished(first, recipe.train.epochs, recipe.train)
     if has_too_many or may_go_on:
         return build_trainer(recipe, data, context, wrap)
-    trainer = build_trainer(recipe, data, context, wrap, selection)
+    trainer = build_trainer(recipe, data, context, wrap, first)
     restore_checkpoint(trainer, folder)
     return trainer
 
@@ -135,10 +135,11 @@ def train_to_end(
         The trainer whose `best_weights` are the model's.
     """
     trainer.run(report)
-    if not trainer.progress.selection:
+    if not trainer.progress.first_fit_progress:
         trainer.choose_added_weight()
         if recipe.train.refit and len(data.validation):
-            trainer.free()  # the callers hold it, too
+            # `run_training` and its caller still hold this trainer, so its arrays have to go first.
+            trainer.free()
             trainer = build_trainer(recipe, data, trainer.context, trainer.wrap, trainer.progress)
             trainer.run(report)
     trainer.keep_added_score(trainer.progress.first_fit.added_weight)
@@ -147,7 +148,8 @@ def train_to_end(
 
 def training_seconds(progress: Progress) -> float:
     """Seconds of all epochs of both fits, validation included."""
-    fits = [progress, progress.selection] if progress.selection else [progress]
+    first = progress.first_fit_progress
+    fits = [progress, first] if first else [progress]
     return round(sum(epoch["seconds"] for fit in fits for epoch in fit.history), 3)
 
 
@@ -156,14 +158,14 @@ def training_metrics(progress: Progress) -> dict[str, Any]:
 
     It contains no timings, so that the same data, settings and seed give the same bytes.
     """
-    selection = progress.first_fit
-    refit = progress.history if progress.selection else []
+    first = progress.first_fit
+    refit = progress.history if progress.first_fit_progress else []
     return {
-        "val_auc": selection.best_auc,
-        "epochs": len(selection.history),
-        "best_epoch": selection.best_epoch,
-        "added_weight": selection.added_weight,
-        "history": [_without(epoch, "seconds") for epoch in selection.history],
+        "val_auc": first.best_auc,
+        "epochs": len(first.history),
+        "best_epoch": first.best_epoch,
+        "added_weight": first.added_weight,
+        "history": [_without(epoch, "seconds") for epoch in first.history],
         "refit": [_without(epoch, "seconds", "val_auc") for epoch in refit],
     }
 

@@ -31,8 +31,8 @@ _MIN_GAIN = 1e-4
 # The smallest gain in AUC for which a closed-form score is added. The bar is higher, because an
 # added score makes item vectors longer and the search slower.
 _MIN_ADDED_GAIN = 1e-3
-# For a source that takes every row: at most so many passes over the rows in an epoch, but at least
-# so many steps. With nine passes an epoch (40,960 triples), the demo's best validation AUC was
+# For a source that takes every row: the most passes over the rows in an epoch, and the fewest
+# steps. With nine passes an epoch (40,960 triples), the demo's best validation AUC was
 # 0.915, after the first epoch; with three it is 0.918.
 _MAX_PASSES, _MIN_STEPS = 3, 20
 
@@ -43,9 +43,9 @@ class TrainConfig:
 
     Attributes:
         epochs: maximum number of epochs.
-        triples_per_epoch: triples sampled in each epoch. A model that takes every row in turn, as
-            hybrid does, has at most three for each row (or 20 steps if that is more), and not more
-            than this. An epoch has at least one step.
+        triples_per_epoch: examples of each epoch. A model that goes through the rows in turn, as
+            hybrid does, has at most three examples a row in an epoch (but at least 20 steps), and
+            never more than this number. An epoch has at least one step.
         batch_size: triples of a step, all workers together.
         learning_rate: initial learning rate of AdamW.
         weight_decay: each step multiplies the weights by 1 - learning rate * weight_decay, whatever
@@ -123,8 +123,8 @@ class Progress:
         epochs_without_improvement: epochs since `best_epoch`.
         diverged: whether the last epoch ended with a loss, weights or scores that are NaN or
             infinite, which ends the training.
-        selection: in a refit, the progress of the fit that selected the number of epochs; None in
-            that first fit.
+        first_fit_progress: in a refit, the progress of the first fit, which selected the number of
+            epochs; None in that first fit.
         added_weight: the weight of the score that is added to the network's; 0 until the first fit
             has ended.
         tracker_run: id of the experiment tracker's run; None without a tracker.
@@ -136,14 +136,14 @@ class Progress:
     best_epoch: int = 0
     epochs_without_improvement: int = 0
     diverged: bool = False
-    selection: "Progress | None" = None
+    first_fit_progress: "Progress | None" = None
     added_weight: float = 0.0
     tracker_run: str | None = None
 
     @property
     def first_fit(self) -> "Progress":
         """The progress of the fit that held the validation rows out."""
-        return self.selection or self
+        return self.first_fit_progress or self
 
 
 class Trainer:
@@ -205,10 +205,10 @@ class Trainer:
                 "weights became NaN or infinite before an epoch could be kept. Lower "
                 "--train.learning_rate, or raise --train.warmup_steps."
             )
-        if self.progress.diverged and self.progress.selection:
+        if self.progress.diverged and self.progress.first_fit_progress:
             raise VisrecError(
                 f"The refit on training and validation rows diverged in epoch "
-                f"{self.progress.epoch} of {self.progress.selection.best_epoch}: the loss was "
+                f"{self.progress.epoch} of {self.progress.first_fit.best_epoch}: the loss was "
                 f"{self.progress.history[-1]['loss']}. Lower --train.learning_rate, or keep the "
                 "first fit with --train.refit false."
             )
@@ -248,7 +248,7 @@ class Trainer:
         return auc, ndcg
 
     def keep_added_score(self, weight: float) -> None:
-        """Adds the score with a weight to `best_weights`; nothing if it is 0."""
+        """Adds the closed-form score, with this weight, to `best_weights`; does nothing for 0."""
         if weight and self.model.fit_added_score(self.data.train):
             self.model.load_state_dict(self.best_weights)
             self.model.set_added_score_weight(weight)
@@ -257,8 +257,8 @@ class Trainer:
     def run_epoch(self) -> None:
         """Trains one epoch, validates it and records it."""
         start, epoch = time.perf_counter(), self.progress.epoch
-        if selection := self.progress.selection:
-            self._set_learning_rate(selection.history[epoch]["learning_rate"])
+        if first := self.progress.first_fit_progress:
+            self._set_learning_rate(first.history[epoch]["learning_rate"])
         loss = self._train_steps(epoch)
         # NaN scores would rank arbitrarily, so a model with such weights is not validated at all.
         is_sound = math.isfinite(loss) and self.weights_and_scores_are_finite
@@ -285,8 +285,8 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        selection = self.progress.selection
-        max_epochs = selection.best_epoch if selection else self.config.epochs
+        first = self.progress.first_fit_progress
+        max_epochs = first.best_epoch if first else self.config.epochs
         return fit_is_finished(self.progress, max_epochs, self.config)
 
     def _train_steps(self, epoch: int) -> float:
@@ -372,7 +372,7 @@ def steps_per_epoch(config: TrainConfig, rows: int | None) -> int:
 
     Args:
         config: how to fit.
-        rows: as of `BatchSource`.
+        rows: see `BatchSource.rows`.
     """
     steps = max(1, config.triples_per_epoch // config.batch_size)
     if rows is None:

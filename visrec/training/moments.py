@@ -2,14 +2,15 @@
 
 The profile of an example is what the user had taken before the basket of the positive, the latest
 `--sampling.max_profile` items, oldest first; a first basket has an empty one. With
-`--sampling.sub_profiles`, half of the profiles are thinned: a probability is drawn for each of
+`--sampling.sub_profiles`, half of the profiles are subsampled: a probability is drawn for each of
 these, and each of its items stays with that probability, so that the model also learns from short
 profiles and does not lean on the latest item alone. The positive is compared with candidates of the
 catalogue; if the split is by night, only with those that somebody had taken by then.
 
 An interaction has a single profile at its moment, which the network soon memorizes if there are few
 interactions. So every second step trains taste alone: a profile has the user's latest items
-(`--sampling.max_profile` again), those after the positive included, and every profile is thinned.
+(`--sampling.max_profile` again), those after the positive included, and every profile is
+subsampled.
 Such profiles say nothing about time, so the recency means are 0 in these steps. The items' activity
 is still that of the moment.
 
@@ -17,7 +18,8 @@ In a catalogue of unique works, most interactions are the first with their item.
 interactions say nothing about an item, so taste is all there is to learn: every step trains it,
 without activity.
 
-Shapes: B examples, R training rows, E examples of an epoch, C candidates, G moments, V entries.
+Shapes: B examples, R training rows, E examples of an epoch, C candidates, G moments, A features of
+activity, V entries.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from visrec.interactions.activity import moment_of
+from visrec.interactions.activity import EVER_TAKEN, moment_of
 from visrec.jagged import Jagged, concat_ranges, offsets_from_lengths
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import ActivityBatch, Candidates, TripleBatch
@@ -38,7 +40,7 @@ from visrec.training.data import TrainingData
 
 Ints = npt.NDArray[np.int64]
 
-_THIN_STREAM = 1 << 34  # part of the seed, which no other random numbers of a step have
+_SUBSAMPLE_STREAM = 1 << 34  # part of the seed, which no other random numbers of a step have
 
 
 class MomentSource:
@@ -101,42 +103,57 @@ class MomentSource:
     def batch(
         self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> TripleBatch:
-        share, data = size // workers, self._data
-        chosen = slice(rank * share, (rank + 1) * share)
+        share = size // workers
+        mine = slice(rank * share, (rank + 1) * share)
         row_B = self._order_E[step * size : (step + 1) * size]
-        profiles = self._profiles(row_B, step).slice(chosen.start, chosen.stop)
-        row_B = row_B[chosen]
-        positive_B = data.train.values[row_B].astype(np.int64)
+        profiles = self._profiles(row_B, step).slice(mine.start, mine.stop)
+        row_B = row_B[mine]
+        positive_B = self._data.train.values[row_B].astype(np.int64)
         none_B0 = np.zeros((len(row_B), 0), np.int64)
         triples = Triples(self._user_of(row_B), profiles, positive_B, none_B0)
         sampled = self._candidates.step((self._epoch, step))
-        batch = make_batch(triples, sampled.item_C, data, self._traits, device)
-        moment_B = moment_of(data.time_R[row_B])
-        if self._unique_works:  # all at the first midnight, before which nobody took anything
-            moment_B[:] = moment_of(self._activity.first_N).min()
-        moment_G, group_B = np.unique(moment_B, return_inverse=True)
-        # The candidates, and behind them the positives that are not among them.
-        item_V = np.concatenate([sampled.item_C, np.setdiff1d(positive_B, sampled.item_C)])
-        column_N = np.zeros(len(data.item_ids), np.int64)
-        column_N[item_V] = np.arange(len(item_V))
-        feature_GVK = self._activity.features(moment_G, item_V)
-        candidate_GCK = feature_GVK[:, : len(sampled.item_C)]
+        batch = make_batch(triples, sampled.item_C, self._data, self._traits, device)
+        activity, is_known_BC = self._activity_batch(positive_B, sampled.item_C, row_B, device)
         invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
         if self._among_known:
-            invalid_BC |= (candidate_GCK[:, :, -1] == 0)[group_B]
+            invalid_BC |= ~is_known_BC
         return dataclasses.replace(
             batch,
             candidates=Candidates(
                 tensor_on(invalid_BC, device), tensor_on(sampled.log_q_C, device)
             ),
-            activity=ActivityBatch(
-                moment_B=tensor_on(group_B, device),
-                candidate_GCK=tensor_on(candidate_GCK, device),
-                positive_BK=tensor_on(feature_GVK[group_B, column_N[positive_B]], device),
-            ),
+            activity=activity,
             ordered_profiles=not self._trains_taste(step),
             seed=step_seed(self._seed, self._epoch, step),
         )
+
+    def _activity_batch(
+        self, positive_B: Ints, item_C: Ints, row_B: Ints, device: torch.device
+    ) -> tuple[ActivityBatch, npt.NDArray[np.bool_]]:
+        """The activity at the moments of the examples, and (B, C) which candidates were known then.
+
+        Args:
+            positive_B: (B,) the positives.
+            item_C: (C,) the candidates.
+            row_B: (B,) the training rows of the examples.
+            device: the device of the tensors.
+        """
+        moment_B = moment_of(self._data.time_R[row_B])
+        if self._unique_works:  # all at the first midnight, before which nobody took anything
+            moment_B[:] = moment_of(self._activity.first_N).min()
+        moment_G, group_B = np.unique(moment_B, return_inverse=True)
+        # The candidates, and behind them the positives that are not among them.
+        item_V = np.concatenate([item_C, np.setdiff1d(positive_B, item_C)])
+        position_N = np.zeros(len(self._data.item_ids), np.int64)
+        position_N[item_V] = np.arange(len(item_V))
+        feature_GVA = self._activity.features(moment_G, item_V)
+        candidate_GCA = feature_GVA[:, : len(item_C)]
+        activity = ActivityBatch(
+            group_B=tensor_on(group_B, device),
+            candidate_GCA=tensor_on(candidate_GCA, device),
+            positive_BA=tensor_on(feature_GVA[group_B, position_N[positive_B]], device),
+        )
+        return activity, (candidate_GCA[:, :, EVER_TAKEN] > 0)[group_B]
 
     def _user_of(self, row_B: Ints) -> Ints:
         """(B,) the user of each training row."""
@@ -159,11 +176,13 @@ class MomentSource:
         profiles = profiles.keep(row_V != np.repeat(row_B, profiles.lengths))
         if not self._sampling.sub_profiles:
             return profiles
-        random = np.random.default_rng((self._seed, self._epoch, step, _THIN_STREAM))
-        share_B = random.random(len(row_B))
+        random = np.random.default_rng((self._seed, self._epoch, step, _SUBSAMPLE_STREAM))
+        keep_probability_B = random.random(len(row_B))
         if not trains_taste:
-            share_B[random.random(len(row_B)) < 0.5] = 1
-        kept_V = random.random(len(profiles.values)) < np.repeat(share_B, profiles.lengths)
+            keep_probability_B[random.random(len(row_B)) < 0.5] = 1
+        kept_V = random.random(len(profiles.values)) < np.repeat(
+            keep_probability_B, profiles.lengths
+        )
         # One item stays in any case: the latest one.
         kept_V[profiles.offsets[1:][profiles.lengths > 0] - 1] = True
         return profiles.keep(kept_V)

@@ -41,15 +41,15 @@ from visrec.training.tracking import (
     flatten,
     open_tracker,
 )
-from visrec.training.validation import sample_users, score_held_out
+from visrec.training.validation import held_out_aucs, sample_users
 
-_CHECKPOINT = "here.json"  # names the folder of the last checkpoint of a training without Ray
+_CHECKPOINT = "in_process.json"  # names the folder of the last checkpoint of a training without Ray
 _COPY_BYTES = 1 << 22  # of a checkpoint in memory at a time: it may be larger than the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResources:
-    """What training takes of the cluster.
+    """The cluster resources that training uses.
 
     Attributes:
         workers: number of DDP processes; each batch is divided among them.
@@ -130,8 +130,8 @@ def fit_in_process(task: TrainTask, run: Store) -> None:
 
 def _write_checkpoint(trainer: Trainer, run: Store) -> None:
     """Writes a checkpoint of the epoch, and removes the one before it."""
-    refit = "refit-" if trainer.progress.selection else ""
-    name = f"here-{refit}{trainer.progress.epoch:06d}"
+    refit = "refit-" if trainer.progress.first_fit_progress else ""
+    name = f"epoch-{refit}{trainer.progress.epoch:06d}"
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(trainer, Path(folder))
         files = sorted(path.name for path in Path(folder).iterdir())
@@ -167,7 +167,7 @@ def run_training(
     trainer: Trainer,
     write_checkpoint: Callable[[Trainer], None],
 ) -> None:
-    """Trains from where the trainer is to the end, and on rank 0 writes the model.
+    """Runs the trainer to its end, and on rank 0 writes the model.
 
     Args:
         task: what to train.
@@ -180,7 +180,7 @@ def run_training(
     for note in trainer.source.notes if is_leader else ():
         task.progress_actor.log.remote(note)
     if is_leader and (epochs := trainer.progress.epoch):
-        fit = "the refit's " if trainer.progress.selection else ""
+        fit = "the refit's " if trainer.progress.first_fit_progress else ""
         task.progress_actor.log.remote(f"resumed after {fit}epoch {epochs}")
     tracker = _open_tracker(task, trainer.progress.tracker_run) if is_leader else None
 
@@ -228,20 +228,21 @@ def _report(trainer: Trainer, task: TrainTask, timer: Timer, tracker: Tracker | 
     task.progress_actor.log.remote(epoch_line(trainer.progress))
     last = trainer.progress.history[-1]
     if tracker is not None:
-        selection = trainer.progress.selection
+        first = trainer.progress.first_fit_progress
         # The refit's steps follow those of the first fit: some trackers refuse to go back.
-        step = trainer.progress.epoch + (len(selection.history) if selection else 0)
-        tracker.log(step, epoch_values(last, is_refit=selection is not None))
+        step = trainer.progress.epoch + (len(first.history) if first else 0)
+        tracker.log(step, epoch_values(last, is_refit=first is not None))
         trainer.progress.tracker_run = tracker.run_id
     timer.report(triples=last["triples"], epochs=1, train_s=last["seconds"])
 
 
 def epoch_line(progress: Progress) -> str:
     """One line about the last epoch, for the terminal."""
-    last, selection = progress.history[-1], progress.selection
+    last = progress.history[-1]
+    first = progress.first_fit_progress
     auc = last["val_auc"]
     validation = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
-    validation = f"refit of {selection.best_epoch}" if selection else validation
+    validation = f"refit of {first.best_epoch}" if first else validation
     return (
         f"epoch {progress.epoch:>3}  loss {last['loss']:.4f}  {validation}  "
         f"lr {last['learning_rate']:.1e}  {last['triples'] / last['seconds']:,.0f} triples/s"
@@ -297,7 +298,7 @@ def fit_closed_form(task: TrainTask) -> None:
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
     validation = sample_users(data.validation, config.validation_users, config.seed)
     if len(validation):
-        auc_E = score_held_out(model, data, validation)
+        auc_E = held_out_aucs(model, data, validation)
         metrics["val_auc"] = float(auc_E.mean())
         if config.refit:
             del model  # before the other is made: that of ease has a weight for each pair of items

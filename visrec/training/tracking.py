@@ -130,7 +130,7 @@ def require_tracker(name: TrackerName | None) -> None:
     if name is not None and importlib.util.find_spec(name) is None:
         raise InputError(
             f"--track {name} needs the package {name}, which is not installed: "
-            f"pip install visrec[{name}]",
+            f"pip install 'visrec[{name}]'",
             key="track",
         )
 
@@ -161,7 +161,7 @@ def open_tracker(
 
     Args:
         access: the tracker.
-        run_name: what people see.
+        run_name: the name that the tracker shows.
         run_id: the id of the run that goes on; None for a new one.
         parameters: the parameters of a new run: settings by dotted key.
     """

@@ -18,7 +18,7 @@ from visrec.retrieval.moments import MomentRanker, Moments
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, mean_over_workers
 
-CUTOFF = 20
+LIST_LENGTH = 20  # of the lists that nDCG and recall look at
 
 
 def validation_auc(
@@ -42,7 +42,7 @@ def validation_means(
         data: the catalogue to rank.
         held: all validation users, of which this worker scores its share.
         context: which worker this is.
-        metrics: names in `visrec.retrieval.metrics.per_user`, of lists of `CUTOFF` items.
+        metrics: names in `visrec.retrieval.metrics.per_user`, of lists of `LIST_LENGTH` items.
 
     Returns:
         The means. NaN without validation users, or if a score is not finite in float32.
@@ -63,7 +63,7 @@ def validation_means(
     return [float(mean) for mean in total[:-1] / total[-1]]
 
 
-def score_held_out(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArray[np.float64]:
+def held_out_aucs(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArray[np.float64]:
     """(E,) each user's AUC, ordered by moment, not as in `held`."""
     return held_out_metrics(model, data, held, np.arange(len(held)))["auc"]
 
@@ -77,14 +77,14 @@ def held_out_metrics(
         model: scored as it is.
         data: the catalogue to rank.
         held: all users, who decide together what each of them is ranked among (`Moments`).
-        rows: (B,) which of them, ascending, in the order of `score_held_out`.
+        rows: (B,) which of them, ascending, in the order of `held_out_aucs`.
     """
     model.eval()
     order = data.item_order
     moments = Moments(order.of_held_out(held), order.activity, data.provenance.split.by == "night")
     arrays = order.of_arrays(model.item_arrays(data.catalogue))
-    of_model = MomentRanker(model.scorer, arrays, moments.held_out.user_E, moments)
-    return per_user(of_model.ranks(rows), (CUTOFF,))
+    model_ranker = MomentRanker(model.scorer, arrays, moments.held_out.user_E, moments)
+    return per_user(model_ranker.ranks(rows), (LIST_LENGTH,))
 
 
 def sample_users(held: HeldOut, limit: int, seed: int) -> HeldOut:

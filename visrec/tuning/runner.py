@@ -50,7 +50,7 @@ class Sweep:
         concurrency: number of trials that run at the same time.
         store: directory of the sweep.
         recorded: the trials that have ended, by number.
-        progress_actor: takes the progress of the sweep.
+        progress_actor: receives the progress of the sweep.
     """
 
     recipe: TrainingRecipe

@@ -101,7 +101,7 @@ def hub_id_or_directory(name: str, revision: str | None) -> str:
 
 
 def _load_model(source: str, revision: str | None) -> tuple[Any, Any]:
-    """The model in float32, and what transformers tells about its loading."""
+    """The model in float32, and what transformers says about its loading."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(
