@@ -17,7 +17,7 @@ from visrec.workspace import Gallery
 
 def test_lists_made_now_are_those_that_were_published(recommended: Path) -> None:
     workspace = Workspace(str(recommended))
-    published = workspace.published()
+    published = workspace.recommendations()
     everybody = published.to_pandas()
     users = everybody["user_id"].unique()[:20].tolist()
     now = workspace.recommend(users, k=published.manifest.k)
@@ -29,7 +29,7 @@ def test_lists_made_now_are_those_that_were_published(recommended: Path) -> None
 
 
 def test_lists_of_items_are_of_no_user(recommended: Path) -> None:
-    published = Workspace(str(recommended)).published()
+    published = Workspace(str(recommended)).recommendations()
     manifest = replace(published.manifest, kind="item_to_item")
     with pytest.raises(InputError, match="whose lists are of items"):
         replace(published, manifest=manifest).for_user("user-1")
@@ -37,7 +37,7 @@ def test_lists_of_items_are_of_no_user(recommended: Path) -> None:
 
 def test_shorter_lists_are_the_heads_of_longer_ones(recommended: Path) -> None:
     workspace = Workspace(str(recommended))
-    user = workspace.published().to_pandas()["user_id"][0]
+    user = workspace.recommendations().to_pandas()["user_id"][0]
     long, short = (workspace.recommend([user], k) for k in (9, 3))
     assert long["rank"].tolist() == list(range(1, 10))
     assert short["item_id"].tolist() == long["item_id"].tolist()[:3]
@@ -73,11 +73,11 @@ def test_shown_items_are_pictures_with_titles(trained: Path) -> None:
 def test_fit_takes_the_keys_of_the_command(featured: Path, tmp_path: Path) -> None:
     workspace = Workspace(copy(featured, tmp_path, "features", "interactions.parquet"))
     keys = {"train.epochs": 1, "train.triples_per_epoch": 512, "model_id": "mine"}
-    assert workspace.train("bpr_mf", keys)["model"] == "mine"
+    assert workspace.fit("bpr_mf", keys)["model"] == "mine"
     with pytest.raises(InputError, match=r"did you mean --train\.epochs"):
-        workspace.train("bpr_mf", {"train.epoch": 1})
+        workspace.fit("bpr_mf", {"train.epoch": 1})
     with pytest.raises(InputError, match="Nothing is published at"):
-        workspace.published()
+        workspace.recommendations()
     assert visrec.__version__
 
 

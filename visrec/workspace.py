@@ -3,7 +3,7 @@
 >>> from visrec import Workspace
 >>> ws = Workspace("runs/demo")          # doctest: +SKIP
 >>> ws.extract()                          # doctest: +SKIP
->>> ws.train("hybrid", {"train.epochs": 5})  # doctest: +SKIP
+>>> ws.fit("hybrid", {"train.epochs": 5})  # doctest: +SKIP
 >>> ws.evaluate()                         # doctest: +SKIP
 >>> ws.recommend(users=["u1"], k=20)      # doctest: +SKIP
 
@@ -68,9 +68,9 @@ _CARD = '<figure style="width:112px;margin:0 8px 8px 0;font:12px sans-serif">{}<
 class Workspace:
     """The pictures and interactions of a shop, and everything that is made from them.
 
-    `extract`, `train`, `evaluate` and `publish` run `visrec extract`, `train`, `evaluate` and
-    `recommend`. `recommend` and `similar` compute lists and write nothing. `published` reads what
-    is published.
+    `extract`, `fit`, `evaluate` and `publish` run `visrec extract`, `train`, `evaluate` and
+    `recommend`. `recommend` and `similar` compute lists and write nothing. `recommendations` reads
+    the published ones.
 
     Args:
         path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
@@ -112,7 +112,7 @@ class Workspace:
         """
         return self._run(extract_features.main, self._job(ExtractJob, keys), extract_features.check)
 
-    def train(self, model: str = "hybrid", keys: Keys | None = None) -> dict[str, Any]:
+    def fit(self, model: str = "hybrid", keys: Keys | None = None) -> dict[str, Any]:
         """Trains a model on the interactions, as `visrec train --model.name MODEL`.
 
         Raises:
@@ -158,7 +158,7 @@ class Workspace:
         """The k best items for some users, now; nothing is written.
 
         By default the model that was trained last is used. It may differ from the model whose lists
-        are published (`published()`). The key `model` names another one. The interactions of all
+        are published (`recommendations()`). The key `model` names another one. The interactions of all
         users are read, so ask for many users at once.
 
         Returns:
@@ -180,7 +180,7 @@ class Workspace:
         """
         return self._lists("item_to_item", [item], k, keys)
 
-    def published(self) -> "PublishedLists":
+    def recommendations(self) -> "PublishedLists":
         """The lists that are published.
 
         Raises:
