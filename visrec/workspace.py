@@ -158,8 +158,8 @@ class Workspace:
         """The k best items for some users, now; nothing is written.
 
         By default the model that was trained last is used. It may differ from the model whose lists
-        are published (`recommendations()`). The key `model` names another one. The interactions of all
-        users are read, so ask for many users at once.
+        are published (`recommendations()`). The key `model` names another one. The interactions of
+        all users are read, so ask for many users at once.
 
         Returns:
             Columns user_id, rank, item_id, score and because_item_id, best first.
