@@ -28,12 +28,10 @@ DATE = "2026-11-22"
 MOMENT = datetime(2026, 11, 22, 1, 15, tzinfo=UTC)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_notebook_runs_from_its_first_to_its_last_cell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In this process, on the cluster of the tests, as a kernel would: one cell after another."""
+    """In this process, as a kernel would: one cell after another."""
     monkeypatch.chdir(tmp_path)
     notebook = json.loads((CHECKOUT / "examples" / "quickstart.ipynb").read_text())
     names: dict[str, object] = {}
