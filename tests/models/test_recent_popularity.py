@@ -41,7 +41,7 @@ def test_item_that_was_added_since_training_leads_if_most_took_it_lately() -> No
     model = RecentPopularity(RecentPopularityConfig(), Sizes(items=3, users=2, feature_dim=1))
     assert model.traits.supports_new_items
     catalogue = replace(
-        Catalogue(np.zeros((4, 1)), np.array([0, -1, 1, 2])), activity_NK=features_at(ACTIVITY, NOW)
+        Catalogue(np.zeros((4, 1)), np.array([0, -1, 1, 2])), activity_NA=features_at(ACTIVITY, NOW)
     )
     scorer, nobody = model.scorer(model.item_arrays(catalogue)), jagged_lists([[]])
     lists = top_k(scorer, nobody, np.array([-1]), nobody, None, 2)
