@@ -10,14 +10,8 @@ those that show only after other keys are set: the check continues with the keys
 would propose.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from visrec.cli.job import ModelChoice
 from visrec.cli.parse import parse_in_workspace
@@ -34,38 +28,36 @@ from visrec.pipelines.check_facts import (
     ReadRows,
     compare_ids,
     held_out_facts,
-    read_blocked,
     read_catalogue,
     read_rows,
     read_text_catalogue,
-    rename_reasons,
-    table_ids,
-    users_by_baskets,
+)
+from visrec.pipelines.check_findings import Findings
+from visrec.pipelines.check_rows import (
+    catalogue_rows,
+    interaction_rows,
+    items_rows,
+    remarks,
+    rules_rows,
+    users_rows,
 )
 from visrec.pipelines.extract_features import ExtractJob, takes_pictures, texts_table
-from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
+from visrec.pipelines.job_tables import interactions_uri
 from visrec.pipelines.night_command import changed_keys, flag, visrec_command
 from visrec.pipelines.night_estimate import NightSize, format_duration
 from visrec.pipelines.night_prediction import Prediction, predict_served
 from visrec.pipelines.proposals import (
     DataJob,
-    Proposal,
     propose,
     propose_optional,
     with_proposals,
 )
-from visrec.recommend.eligibility import recommendable_mask
 from visrec.sources.id_mismatch import explain_id_mismatch
-from visrec.sources.interactions import FUTURE, read_until_cutoff
-from visrec.sources.items import read_items
+from visrec.sources.interactions import read_until_cutoff
 from visrec.storage import schemas
-from visrec.storage.arrow_values import NULL_WORDS
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table, describe_times
 from visrec.storage.tables import column_names
-
-_ONE_YEAR = 365 * 86_400
-_MIN_MATCHED = 0.5  # of the rows; with fewer, ids are probably written differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +100,7 @@ def main(config: CheckJob, summary: Summary) -> None:
     findings.report(None if is_empty else workspace, summary)
 
 
-def examine(config: CheckJob, summary: Summary) -> "Findings":
+def examine(config: CheckJob, summary: Summary) -> Findings:
     """The facts of the data, and what is wrong with them."""
     findings, seen = Findings(), ReadRows()
     catalogue, pictures = _examine_catalogue(config, summary, findings)
@@ -121,7 +113,7 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
 
 
 def _examine_catalogue(
-    config: CheckJob, summary: Summary, findings: "Findings"
+    config: CheckJob, summary: Summary, findings: Findings
 ) -> tuple[Catalogue | None, Catalogue | None]:
     """The items that can be recommended, and those with a picture or an imported feature.
 
@@ -136,7 +128,7 @@ def _examine_catalogue(
         with summary.phase("pictures"), findings.refusals(), with_import_hint:
             features = Store.at(config.resolve(config.features, "features"))
             pictures = read_catalogue(extraction.pictures, features)
-            findings.rows |= _catalogue_rows(pictures, extraction.pictures.uri)
+            findings.rows |= catalogue_rows(pictures, extraction.pictures.uri)
             catalogue = None if texts_only else pictures
     if config.item_features != "pictures":
         with summary.phase("texts"), findings.refusals():
@@ -154,7 +146,7 @@ def _examine_catalogue(
 def _examine_interactions(
     config: CheckJob,
     summary: Summary,
-    findings: "Findings",
+    findings: Findings,
     catalogue: Catalogue | None,
     seen: ReadRows,
 ) -> InteractionLog | None:
@@ -180,8 +172,8 @@ def _examine_interactions(
             )
         time_format = describe_times(table, schemas.INTERACTIONS)
         log = _read_log(config, uri, catalogue, seen)
-    findings.rows |= _interaction_rows(seen, log, catalogue)
-    findings.remarks += _remarks(seen, log, time_format, catalogue)
+    findings.rows |= interaction_rows(seen, log, catalogue)
+    findings.remarks += remarks(seen, log, time_format, catalogue)
     if log is not None:
         with findings.refusals():
             held_out = held_out_facts(log, config.split)
@@ -193,25 +185,25 @@ def _examine_interactions(
 def _examine_tables(
     config: CheckJob,
     summary: Summary,
-    findings: "Findings",
+    findings: Findings,
     catalogue: Catalogue | None,
     seen: ReadRows,
 ) -> DistinctIds:
     """Examines the other tables; returns all users of the interactions and of the users table."""
     with summary.phase("items"), findings.refusals():
-        findings.rows |= _items_rows(config, catalogue)
+        findings.rows |= items_rows(config, catalogue)
     users = DistinctIds()
     users.add(seen.users.ids)
     with summary.phase("users"), findings.refusals():
-        findings.rows |= _users_rows(config, seen, users)
+        findings.rows |= users_rows(config, seen, users)
     with summary.phase("rules"), findings.refusals():
-        findings.rows |= _rules_rows(config, catalogue, users)
+        findings.rows |= rules_rows(config, catalogue, users)
     return users
 
 
 def _predict(
     config: CheckJob,
-    findings: "Findings",
+    findings: Findings,
     catalogue: Catalogue,
     pictures: Catalogue | None,
     users: DistinctIds,
@@ -245,89 +237,6 @@ def _extraction(config: CheckJob) -> ExtractJob:
     return ExtractJob(workspace=config.workspace, **keys)
 
 
-class Findings:
-    """Collects the facts and what is wrong with them.
-
-    Attributes:
-        rows: rows of the summary, with any values that JSON can hold.
-        problems: the errors with which a job would refuse the data.
-        remarks: what a user should know, although jobs run.
-    """
-
-    def __init__(self) -> None:
-        self.rows: dict[str, Any] = {}
-        self.problems: list[InputError] = []
-        self.remarks: list[str] = []
-        self.solution = ""  # a sentence on what solves all problems
-
-    @contextmanager
-    def refusals(self) -> Iterator[None]:
-        """Collects what a job would refuse, so that the check goes on."""
-        try:
-            yield
-        except InputError as error:
-            # Without its traceback, which would keep the data in memory.
-            self.problems.append(InputError(str(error)))
-
-    def merge_proposed(self, proposals: Sequence[Proposal], after: "Findings") -> "Findings":
-        """The findings of the check with proposed keys, preceded by these problems.
-
-        The message of a problem that a proposed key solves ends with the proposal.
-
-        Args:
-            proposals: the keys.
-            after: what the check with these keys found.
-        """
-        problems = list(self.problems)
-        for proposal in proposals:
-            words = flag(proposal.key, proposal.value)
-            if any(words in str(problem) for problem in problems):
-                continue  # the message has the proposal already
-            solved = next((n for n, p in enumerate(problems) if proposal.key in p.keys), None)
-            if solved is None:
-                problems.append(InputError(f"The data need {words}: {proposal.why}."))
-                continue
-            text = str(problems[solved]).removesuffix(".")
-            problems[solved] = InputError(f"{text}. Proposed: {words}.")
-        merged = Findings()
-        merged.rows, merged.remarks = after.rows, after.remarks
-        merged.problems = [*problems, *after.problems]
-        if not after.problems:
-            merged.solution = "`visrec init` writes keys with which a night can run."
-        return merged
-
-    def report(self, workspace: Store | None, summary: Summary) -> None:
-        """Puts the facts into the summary.
-
-        If a job would refuse the data, it also prints the summary, and writes it, because the job
-        ends here.
-
-        Args:
-            workspace: where it is written; None for nowhere.
-            summary: receives the facts.
-
-        Raises:
-            InputError: a job would refuse the data.
-        """
-        summary.rows = dict(self.rows)
-        if self.remarks:
-            summary.rows["remarks"] = " ".join(dict.fromkeys(self.remarks))
-        problems = list(dict.fromkeys(map(str, self.problems)))
-        if not problems:
-            summary.rows["verdict"] = "ready: a night can run"
-            return
-        count = f"{len(problems)} fault{'s' if len(problems) > 1 else ''}"
-        summary.rows["verdict"] = f"not ready: {count}, see below"
-        summary.print()
-        summary.rows["problems"] = problems
-        if workspace is not None:
-            summary.write_if_possible(workspace)
-        if len(problems) > 1:
-            numbered = [f"({n}) {problem}" for n, problem in enumerate(problems, 1)]
-            problems = [f"{count}.", *numbered]
-        raise InputError(" ".join([*problems, self.solution]).strip())
-
-
 def _propose_import(config: CheckJob) -> str:
     """Text to append to an error about pictures: how to import existing features; empty if there
     are none."""
@@ -338,15 +247,6 @@ def _propose_import(config: CheckJob) -> str:
         f" Or import features.parquet, which is in the workspace: {command}, with the name of the "
         "network that computed the features."
     )
-
-
-def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:
-    if catalogue.noun == "feature":
-        return {"features": f"{catalogue.with_feature:,}, imported"}
-    items = len(catalogue.ids)
-    per_item = f" of {items:,} items" if items != catalogue.pictures else ""
-    skipped = f"; not pictures: {catalogue.skipped}" if str(catalogue.skipped) else ""
-    return {"pictures": f"{catalogue.pictures:,}{per_item} at {images}{skipped}"}
 
 
 def _read_log(
@@ -373,137 +273,6 @@ def _read_log(
             "expected the same ids. "
             f"{explain_id_mismatch(items, table, catalogue.ids, f'the {catalogue.noun}s')}"
         ) from error
-
-
-def _interaction_rows(
-    seen: ReadRows, log: InteractionLog | None, catalogue: Catalogue | None
-) -> dict[str, Any]:
-    if seen.period is None:
-        return {}
-    summary_rows: dict[str, Any] = {
-        "period": seen.period,
-        "users": len(seen.users.ids),
-        "items": len(seen.items.ids),
-    }
-    if log is None or catalogue is None:
-        return summary_rows
-    noun = catalogue.noun
-    items = seen.items.ids
-    return {
-        "rows": log.read_report.rows,
-        **summary_rows,
-        "rows left out": rename_reasons(log.read_report.left_out, noun),
-        "users by baskets": users_by_baskets(log),
-        f"items without {noun}": compare_ids(items, catalogue.ids, "items of the interactions"),
-        f"{noun}s never taken": compare_ids(catalogue.ids, items, "items"),
-    }
-
-
-def _remarks(
-    seen: ReadRows, log: InteractionLog | None, time_format: str, catalogue: Catalogue | None
-) -> Iterator[str]:
-    """What a user should know, although jobs run.
-
-    Args:
-        seen: what is read of the interactions.
-        log: those that count; None if a job would refuse them.
-        time_format: how the timestamps are written, in words.
-        catalogue: the items that can be recommended; None without `log`.
-    """
-    if seen.last is not None and seen.last < _ONE_YEAR:
-        yield (
-            f"All timestamps, read as {time_format}, lie in 1970 ({seen.period}): are they times? "
-            "Name another column with --interactions.columns."
-        )
-    if future := seen.left_out[FUTURE]:
-        yield (
-            f"{future:,} rows are dated after today, {datetime.now(UTC):%Y-%m-%d} in UTC, and are "
-            f"left out. Timestamps are read as {time_format}."
-        )
-    if log is None or catalogue is None:
-        return
-    without, read = log.read_report.dropped_missing_feature, log.read_report.rows
-    if without > (1 - _MIN_MATCHED) * read:
-        noun = catalogue.noun
-        yield f"{without:,} of {read:,} rows are of items without a {noun} and are left out."
-    if len(log.items) and log.items.lengths.max() < 2:
-        yield (
-            f"No user took two items with a {catalogue.noun}, so no model can be trained: VisRank "
-            "serves, which needs no training."
-        )
-    for column, ids in (("user_id", seen.users.ids), ("item_id", seen.items.ids)):
-        words = ids.filter(pc.is_in(ids, value_set=pa.array(NULL_WORDS, ids.type))).to_pylist()
-        if words:
-            yield (
-                f"There is the {column} {' and '.join(map(repr, words))}, which looks like a null "
-                "that became text. If it is one, leave it blank, so that its rows are left out."
-            )
-
-
-def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]:
-    """Summary rows about the items table; none without one.
-
-    Raises:
-        InputError: a job would refuse it.
-    """
-    table = items_table(config, config.items, config.items_columns)
-    if table is None:
-        return {}
-    summary_rows: dict[str, Any] = {"items table": describe_table(table, schemas.ITEMS)}
-    if catalogue is None:
-        return summary_rows
-    ids = table_ids(table, schemas.ITEMS[0])
-    available = int(read_items(table, catalogue.ids).available_N.sum())
-    return {
-        **summary_rows,
-        "available": f"{available:,} of {len(catalogue.ids):,} items with a {catalogue.noun}",
-        f"rows without {catalogue.noun}": compare_ids(ids, catalogue.ids, "items of the table"),
-        f"{catalogue.noun}s without row": compare_ids(catalogue.ids, ids, "items"),
-    }
-
-
-def _users_rows(config: CheckJob, seen: ReadRows, everyone: DistinctIds) -> dict[str, Any]:
-    """Summary rows about the users table; adds its users to `everyone`."""
-    table = users_table(config, config.users, config.users_columns)
-    if table is None:
-        return {}
-    ids = table_ids(table, schemas.USERS[0])
-    everyone.add(ids)
-    taken = seen.users.ids
-    return {
-        "users table": describe_table(table, schemas.USERS),
-        "users without rows": compare_ids(ids, taken, "users of the table"),
-    }
-
-
-def _rules_rows(
-    config: CheckJob, catalogue: Catalogue | None, users: DistinctIds
-) -> dict[str, Any]:
-    """What the rules leave, and what the block list names; an empty dict without such rules.
-
-    Raises:
-        InputError: a job would refuse the block list, or the rules leave nothing.
-    """
-    rules = config.rules
-    summary_rows: dict[str, Any] = {}
-    if (table := rules.blocked_table) is not None:
-        blocked = read_blocked(table)
-        summary_rows = {
-            "block list": describe_table(table, schemas.BLOCKED),
-            "rows of the block list": {
-                "for everybody": blocked.for_everybody,
-                "for one user": blocked.for_one_user,
-            },
-            "blocked users unknown": compare_ids(blocked.users.ids, users.ids, "users"),
-        }
-        if catalogue is not None:
-            unknown = compare_ids(blocked.items.ids, catalogue.ids, "items")
-            summary_rows[f"blocked without {catalogue.noun}"] = unknown
-    if catalogue is not None and (table is not None or rules.min_stock is not None):
-        items = read_items(items_table(config, config.items, config.items_columns), catalogue.ids)
-        allowed = int(recommendable_mask(rules, items, catalogue.ids).sum())
-        summary_rows["in stock, not blocked"] = f"{allowed:,} of {len(catalogue.ids):,} items"
-    return summary_rows
 
 
 def _estimate(

@@ -113,28 +113,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     written: list[WrittenShard] = []
     was_complete = manifest is not None
     if manifest is None:
-        if not on_ray() and (
-            config.resources.workers or config.resources.use_gpu or _is_large(run.inputs)
-        ):
-            ensure_ray(config, summary)
-            # Ray runs now, so the inputs also name the folder of prepared partitions.
-            run = dataclasses.replace(run, inputs=scoring_inputs(config))
-        with summary.phase("prepare"):
-            prepared = _prepare(run)
-        # Reached by many queries with few interactions, or by item-to-item lists. If Ray runs
-        # already, nothing changes.
-        if prepared.overview.queries > _MAX_LOCAL_QUERIES:
-            ensure_ray(config, summary)
-            shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
-            prepared = dataclasses.replace(prepared, **shared)
-        written = _score(run, prepared, summary)
-        with summary.phase("check"):
-            gates = _check(run, prepared, written)
-        draft = _draft_manifest(run, prepared, written, gates, summary)
-        with summary.phase("publish"):
-            manifest, was_complete = finish_run(
-                run.store, draft, gates.gates, config.force_publish, draft.inputs_digest
-            )
+        manifest, was_complete, written = _make_run(run, summary)
     else:
         say(f"The run {run.run_id} is complete already: nothing to score.")
     with summary.phase("publish"):
@@ -150,6 +129,34 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     if any(not shard.kept for shard in written):
         rate = manifest.queries / summary.phases["score"]
         summary.rows[f"{run.query_noun} per second"] = round(rate, 1)
+
+
+def _make_run(run: _Run, summary: Summary) -> tuple[RunManifest, bool, list[WrittenShard]]:
+    """Scores, checks and completes a run; returns whether another process had completed it."""
+    config = run.config
+    if not on_ray() and (
+        config.resources.workers or config.resources.use_gpu or _is_large(run.inputs)
+    ):
+        ensure_ray(config, summary)
+        # Ray runs now, so the inputs also name the folder of prepared partitions.
+        run = dataclasses.replace(run, inputs=scoring_inputs(config))
+    with summary.phase("prepare"):
+        prepared = _prepare(run)
+    # Reached by many queries with few interactions, or by item-to-item lists. If Ray runs already,
+    # nothing changes.
+    if prepared.overview.queries > _MAX_LOCAL_QUERIES:
+        ensure_ray(config, summary)
+        shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
+        prepared = dataclasses.replace(prepared, **shared)
+    written = _score(run, prepared, summary)
+    with summary.phase("check"):
+        gates = _check(run, prepared, written)
+    draft = _draft_manifest(run, prepared, written, gates, summary)
+    with summary.phase("publish"):
+        manifest, was_complete = finish_run(
+            run.store, draft, gates.gates, config.force_publish, draft.inputs_digest
+        )
+    return manifest, was_complete, written
 
 
 def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendations: Store) -> _Run:

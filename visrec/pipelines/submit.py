@@ -115,6 +115,27 @@ def _runtime_env() -> dict[str, Any]:
     return env
 
 
+class _Output:
+    """The output of a job, which is shown once, although each connection begins at its start."""
+
+    def __init__(self, client: JobSubmissionClient, job: str) -> None:
+        self._client, self._job = client, job
+        self._shown = 0
+
+    async def show(self) -> Exception | None:
+        """Prints what is new until the output ends; returns an error if the connection did."""
+        position = 0
+        try:
+            async for text in self._client.tail_job_logs(self._job):
+                unseen = text[max(0, self._shown - position) :]
+                position += len(text)
+                self._shown = max(self._shown, position)
+                print(unseen, end="", flush=True)
+        except _LOST as error:
+            return error
+        return None
+
+
 async def _follow(
     client: JobSubmissionClient,
     job: str,
@@ -139,21 +160,11 @@ async def _follow(
     Raises:
         VisrecError: the cluster does not answer any more.
     """
-    shown = 0
+    output = _Output(client, job)
     failing_since: float | None = None
     while True:
-        position = 0
         details: JobDetails | None = None
-        lost: Exception | None = None
-        try:
-            async for text in client.tail_job_logs(job):
-                # A new connection starts from the beginning of the output.
-                unseen = text[max(0, shown - position) :]
-                position += len(text)
-                shown = max(shown, position)
-                print(unseen, end="", flush=True)
-        except _LOST as error:
-            lost = error
+        lost = await output.show()
         try:
             details = client.get_job_info(job)
         except _LOST as error:
