@@ -155,41 +155,54 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     moments = Moments(order.of_held_out(split.held_out), order.activity, by_night)
     item_ids = item_ids.take(pa.array(order.item_N))
     user_ids = log.user_ids.take(pa.array(moments.held_out.user_E))
-    models, arrays, user_rows, costs = [], {}, {}, {}
+    rows, costs = _Rows(), {}
     for (label, artifact), store in zip(artifacts.items(), inputs.models.values(), strict=True):
-        models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
-        costs[label] = _training_cost(artifact, store)
         of_this = catalogue
         if artifact is not first:
             _, of_this = _catalogue_of_training(artifact, inputs)
-        arrays[label] = order.of_arrays(artifact.model.item_arrays(of_this))
-        user_rows[label] = trained_users(artifact.user_ids, user_ids)
+        arrays = order.of_arrays(artifact.model.item_arrays(of_this))
+        model = EvaluatedModel(label, artifact.name, artifact.config, store)
+        costs[label] = _training_cost(artifact, store)
+        rows.add(model, arrays, trained_users(artifact.user_ids, user_ids))
     # Baselines are fitted to everything before the test baskets, as the profiles are.
     baselines = baselines_for(len(item_ids), by_night)
     fitted = baseline_arrays(catalogue, split.known_items, baselines)
-    arrays_of_baselines = {name: order.of_arrays(found) for name, found in fitted.items()}
+    fitted = {name: order.of_arrays(found) for name, found in fitted.items()}
     for baseline in baselines:
-        if baseline.label not in arrays:
-            models.append(baseline)
-            arrays[baseline.label] = arrays_of_baselines[str(baseline.model)]
-            user_rows[baseline.label] = np.full(len(user_ids), -1)
+        if baseline.label not in rows.arrays:
+            rows.add(baseline, fitted[str(baseline.model)], np.full(len(user_ids), -1))
     if inputs.truth:
-        models.append(EvaluatedModel(ORACLE, None))
-        arrays[ORACLE], user_rows[ORACLE] = read_oracle(inputs.truth, item_ids, user_ids)
+        rows.add(EvaluatedModel(ORACLE, None), *read_oracle(inputs.truth, item_ids, user_ids))
     return EvaluationData(
         item_ids=item_ids,
         user_ids=user_ids,
         moments=moments,
         item_statistics=_item_statistics(
-            arrays_of_baselines["visrank"]["unit"], order.of_lists(split.known_items)
+            fitted["visrank"]["unit"], order.of_lists(split.known_items)
         ),
-        evaluated_models=models,
-        arrays=arrays,
-        user_rows=user_rows,
+        evaluated_models=rows.models,
+        arrays=rows.arrays,
+        user_rows=rows.user_rows,
         costs=costs,
         missing=split.num_missing,
         read_report=log.read_report,
     )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of the table, as far as they are there: see `EvaluationData`."""
+
+    models: list[EvaluatedModel] = field(default_factory=list)
+    arrays: dict[str, ItemArrays] = field(default_factory=dict)
+    user_rows: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def add(
+        self, model: EvaluatedModel, arrays: ItemArrays, user_rows: npt.NDArray[np.int64]
+    ) -> None:
+        self.models.append(model)
+        self.arrays[model.label] = arrays
+        self.user_rows[model.label] = user_rows
 
 
 def _load_artifacts(inputs: EvaluationInputs) -> dict[str, Artifact]:
