@@ -1,4 +1,4 @@
-"""KeyTypes that several jobs share, and `visrec.yaml`, in which a workspace remembers them.
+"""Keys that several jobs share, and `visrec.yaml`, in which a workspace remembers them.
 
 Every command and `visrec.Workspace` read that file before anything else: a flag or a file of
 `--config` that sets the same key wins.

@@ -205,7 +205,8 @@ def _find_void_orders(source: Source, names: Sequence[str], mapping: dict[str, s
     dates overlap, the earlier one has an order as paid."""
     void_orders: set[str] = set()
     columns = [label_column(c) for c in (_ORDER, _STATUS, _CANCELLED_AT) if c in mapping]
-    if _ORDER in mapping:
+    # Without a status, an order is void by its own id, which each line has.
+    if _ORDER in mapping and len(columns) > 1:
         for name in names:
             for table in source.read(name, columns, mapping):
                 _without_void(table, void_orders, Counter())
@@ -226,7 +227,7 @@ def _without_void(table: pa.Table, void_orders: set[str], left_out: Counter[str]
         orders = pc.fill_null(table[_ORDER], "")
         void = pc.or_(void, pc.match_substring_regex(orders, r"^C\d+$"))  # UCI Online Retail
         void_orders |= {*orders.filter(void).to_pylist()} - {""}
-        void = pc.or_(void, pc.is_in(orders, pa.array(sorted(void_orders), orders.type)))
+        void = pc.or_(void, pc.is_in(orders, pa.array(list(void_orders), orders.type)))
     returned = false
     if _QUANTITY in table.column_names:
         negative = pc.match_substring_regex(

@@ -85,7 +85,8 @@ def remarks(
     if future := seen.left_out[FUTURE]:
         yield (
             f"{future:,} rows are dated after today, {datetime.now(UTC):%Y-%m-%d} in UTC, and are "
-            f"left out. Timestamps are read as {time_format}."
+            f"left out. Timestamps are read as {time_format}; local times of a place east of UTC "
+            "need their zone."
         )
     if log is None or catalogue is None:
         return

@@ -32,8 +32,8 @@ _MIN_GAIN = 1e-4
 # added score makes item vectors longer and the search slower.
 _MIN_ADDED_GAIN = 1e-3
 # For a source that takes every row: the most passes over the rows in an epoch, and the fewest
-# steps. With nine passes an epoch (40,960 triples), the demo's best validation AUC was
-# 0.915, after the first epoch; with three it is 0.918.
+# steps. With nine passes an epoch (40,960 triples), the demo's best validation AUC was 0.915, after
+# the first epoch; with three it is 0.918.
 _MAX_PASSES, _MIN_STEPS = 3, 20
 
 

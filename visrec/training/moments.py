@@ -10,9 +10,8 @@ catalogue; if the split is by night, only with those that somebody had taken by 
 An interaction has a single profile at its moment, which the network soon memorizes if there are few
 interactions. So every second step trains taste alone: a profile has the user's latest items
 (`--sampling.max_profile` again), those after the positive included, and every profile is
-subsampled.
-Such profiles say nothing about time, so the recency means are 0 in these steps. The items' activity
-is still that of the moment.
+subsampled. Such profiles say nothing about time, so the recency means are 0 in these steps. The
+items' activity is still that of the moment.
 
 In a catalogue of unique works, most interactions are the first with their item. Earlier
 interactions say nothing about an item, so taste is all there is to learn: every step trains it,
@@ -113,10 +112,10 @@ class MomentSource:
         triples = Triples(self._user_of(row_B), profiles, positive_B, none_B0)
         sampled = self._candidates.step((self._epoch, step))
         batch = make_batch(triples, sampled.item_C, self._data, self._traits, device)
-        activity, is_known_BC = self._activity_batch(positive_B, sampled.item_C, row_B, device)
+        activity, known_BC = self._activity_batch(positive_B, sampled.item_C, row_B, device)
         invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
-        if self._among_known:
-            invalid_BC |= ~is_known_BC
+        if known_BC is not None:
+            invalid_BC |= ~known_BC
         return dataclasses.replace(
             batch,
             candidates=Candidates(
@@ -129,8 +128,9 @@ class MomentSource:
 
     def _activity_batch(
         self, positive_B: Ints, item_C: Ints, row_B: Ints, device: torch.device
-    ) -> tuple[ActivityBatch, npt.NDArray[np.bool_]]:
-        """The activity at the moments of the examples, and (B, C) which candidates were known then.
+    ) -> tuple[ActivityBatch, npt.NDArray[np.bool_] | None]:
+        """The activity at the moments of the examples, and (B, C) which candidates were known then;
+        None if all candidates count.
 
         Args:
             positive_B: (B,) the positives.
@@ -153,7 +153,8 @@ class MomentSource:
             candidate_GCA=tensor_on(candidate_GCA, device),
             positive_BA=tensor_on(feature_GVA[group_B, position_N[positive_B]], device),
         )
-        return activity, (candidate_GCA[:, :, EVER_TAKEN] > 0)[group_B]
+        known_BC = (candidate_GCA[:, :, EVER_TAKEN] > 0)[group_B] if self._among_known else None
+        return activity, known_BC
 
     def _user_of(self, row_B: Ints) -> Ints:
         """(B,) the user of each training row."""
