@@ -337,6 +337,8 @@ OWN_FORMS = {  # of a table whose column names are not the declared ones
         OWN.replace(",", "|").replace("order_no", "order, no"), "CSV with pipes, UTF-8"
     ),
     "Excel's line": ("sep=;\r\n" + OWN.replace(",", ";"), "CSV with semicolons, UTF-8"),
+    "Excel's line with a tab": ("sep=\t\r\n" + OWN.replace(",", "\t"), "CSV with tabs, UTF-8"),
+    "Excel's line with blanks": (" sep=; \n" + OWN.replace(",", ";"), "CSV with semicolons, UTF-8"),
     "commas in values": (OWN.replace(",", ";").replace("1;", "1,5;"), "CSV with semicolons, UTF-8"),
     "mark of UTF-8": ("\ufeff" + OWN, "CSV with commas, UTF-8 with a byte order mark"),
 }  # fmt: skip

@@ -29,7 +29,8 @@ _LINE_END = re.compile(rb"[\r\n]")
 # At the end of a text, a return may be the first half of a line end.
 _WHOLE_LINE_END = rb"(?:\n|\r\n|\r(?!\n|\Z))"
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_SEPARATOR_LINE = re.compile(rb'"?sep=([\t !#-~])"?[,;]*', re.IGNORECASE)  # which Excel writes
+# Excel writes it. The delimiter itself may be white space.
+_SEPARATOR_LINE = re.compile(rb'\s*"?sep=([\t !#-~])"?[,;]*\s*', re.IGNORECASE)
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _EXPECTED = "CSV in UTF-8. Rename a Parquet file to .parquet and a compressed CSV file to .csv.gz."
 
@@ -175,7 +176,7 @@ def _find_dialect(
     if not is_whole:
         lines = lines[:-1]  # the last one may be cut
     header = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    separator = _SEPARATOR_LINE.fullmatch(lines[header].strip()) if lines else None
+    separator = _SEPARATOR_LINE.fullmatch(lines[header]) if lines else None
     if separator and (header + 1 < len(lines) or not is_whole):
         header += 1
     sample = b"".join(lines[header : header + _SAMPLE_LINES])
