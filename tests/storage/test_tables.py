@@ -1,6 +1,7 @@
 """Input tables: Parquet and CSV, files and directories, on a local disk and on S3."""
 
 import bz2
+import codecs
 import gzip
 import os
 import shutil
@@ -96,6 +97,12 @@ def test_missing_table_is_refused_with_the_key(store: Store, name: str) -> None:
 def test_empty_file_is_refused(store: Store, name: str) -> None:
     store.write(name, b"")
     refusal(store.uri(name))
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
+def test_file_of_a_byte_order_mark_alone_is_empty(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "log.csv").write_bytes(mark)
+    assert "is empty; expected at least a header" in refusal(str(tmp_path / "log.csv"))
 
 
 def test_table_without_rows_yields_none(store: Store) -> None:

@@ -142,9 +142,9 @@ def detect_dialect(file: TableFile, columns: Sequence[Column]) -> CsvDialect:
             wanted = max(_HEAD_BYTES, len(head))
             more = stream.read(wanted)
             head += more
-            if not head:
-                raise InputError(f"{file.where} is empty; expected at least a header.")
             encoding = detect_encoding(head, file.where, _EXPECTED)
+            if not encoding.decode(head):
+                raise InputError(f"{file.where} is empty; expected at least a header.")
             is_whole = len(more) < wanted
             if dialect := _find_dialect(encoding, head, is_whole, declared):
                 return dialect
