@@ -476,6 +476,34 @@ def test_descriptions_of_several_lines_are_read(
     assert table.to_pydict() == {"item_id": list("0123"), "title": expected}
 
 
+def test_patterns_read_only_lines_that_need_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    really = csv_files._RowBlocks._read_rows
+
+    def recorded(
+        blocks: csv_files._RowBlocks, text: bytes, start: int, stop: int
+    ) -> tuple[int, bool]:
+        read.append(text[start:stop])
+        return really(blocks, text, start, stop)
+
+    monkeypatch.setattr(csv_files._RowBlocks, "_read_rows", recorded)
+    monkeypatch.setattr(csv_files, "_CHECKED_BYTES", 30)
+    lines = ['0,"One, two",', '1,"24"" high",', '2,"""Three""",', '"3","",', '4,"Four" five,x']
+    titles = ["One, two", '24" high', '"Three"', None, "Four five"]
+    text = "\n".join(["item_id,title,note", *lines])
+    (tmp_path / "items.csv").write_text(text)
+    assert load_table(items(str(tmp_path / "items.csv")), ITEMS)["title"].to_pylist() == titles
+    assert not any(read)
+    # Each of these lines has an even number of quotes, but the line end is within a value.
+    two_lines = '24" high,"a\nb",24" high'
+    (tmp_path / "items.csv").write_text(text.replace(lines[2], two_lines))
+    titles[2] = "a\nb"
+    assert load_table(items(str(tmp_path / "items.csv")), ITEMS)["title"].to_pylist() == titles
+    assert two_lines.encode() in b"".join(read)
+
+
 def test_header_of_any_length_is_read(tmp_path: Path) -> None:
     names = [f"column_{n}" for n in range(10_000)]
     text = f"{','.join(names)},user_id,item_id,timestamp\n{'1,' * 10_000}u,i,5\n"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
@@ -23,6 +24,7 @@ from visrec.storage.text_encoding import Encoding, detect_encoding
 
 _HEAD_BYTES = 1 << 16  # that are looked at; more if the header is longer
 _BLOCK_BYTES = 4 << 20  # read at a time
+_CHECKED_BYTES = 1 << 14  # for quotes, at a time: patterns read only those that need them
 _MAX_ROW_BYTES = 4 << 20
 _SAMPLE_LINES = 100  # that decide about the delimiter
 _LINE_END = re.compile(rb"[\r\n]")
@@ -326,22 +328,60 @@ class _RowBlocks:
 
     def _end_of_rows(self, text: bytes) -> int:
         """Where the last whole row of a text ends that begins with a row."""
-        if b'"' not in text:
-            end = text.rfind(b"\n") + 1 or text.rfind(b"\r", 0, len(text) - 1) + 1
-            self._line += _count_lines(text[:end])
-            return end
-        end = 0
+        end, checked = 0, _CHECKED_BYTES if b'"' in text else len(text)
         while True:
-            plain = self._patterns.plain_rows.match(text, end)
-            if plain:
+            stop = _end_of_lines(text, end, end + checked)
+            if self._are_rows(text[end:stop]):
+                self._line += _count_lines(text[end:stop])
+                end = stop
+                continue
+            end, is_last = self._read_rows(text, end, stop)
+            if is_last:
+                return end
+
+    def _are_rows(self, lines: bytes) -> bool:
+        """Whether each of these lines is a row: all their quotes open or close a value or are
+        doubled, and none is open where a line ends. False if there is no line.
+
+        It takes a fraction of the time of the patterns.
+        """
+        if b'"' not in lines:
+            return bool(lines)
+        bytes_N = np.frombuffer(lines, np.uint8)
+        is_quote_N = bytes_N == ord('"')
+        is_inside_N = np.logical_xor.accumulate(is_quote_N)  # with the quote that opens
+        is_end_N = (bytes_N == ord("\n")) | (bytes_N == ord("\r"))
+        if (is_inside_N & is_end_N).any():
+            return False
+        # After a quote, it is the second one of two.
+        may_follow_N = is_end_N | is_quote_N | (bytes_N == ord(self._dialect.delimiter))
+        opens_N = is_quote_N & is_inside_N
+        return not (opens_N[1:] & ~may_follow_N[:-1]).any()
+
+    def _read_rows(self, text: bytes, start: int, stop: int) -> tuple[int, bool]:
+        """Reads the rows that begin in a part of a text.
+
+        Args:
+            text: any text.
+            start: where the first row begins.
+            stop: the end of the part.
+
+        Returns:
+            Where the last whole row ends, and whether the text has no more of them.
+        """
+        end = start
+        while True:
+            if plain := self._patterns.plain_rows.match(text, end, stop):
                 self._line += _count_lines(plain[0])
                 end = plain.end()
             row = self._patterns.whole_row.match(text, end)
             if row is None:
-                return end
+                return end, True
             self._require_one_row(row[0])
             self._line += _count_lines(row[0])
             end = row.end()
+            if end >= stop:
+                return end, False
 
     def _require_one_row(self, row: bytes) -> None:
         """Refuses a row with line ends in a value if these seem to be the ends of other rows."""
@@ -374,6 +414,13 @@ class _RowBlocks:
 @cache
 def _header_pattern(lines: int) -> re.Pattern[bytes]:
     return re.compile(rb"(?:[^\r\n]*+%s){%d}" % (_WHOLE_LINE_END, lines))
+
+
+def _end_of_lines(text: bytes, start: int, stop: int) -> int:
+    """Where the last whole line of a part of a text ends; its start if there is none."""
+    end = text.rfind(b"\n", start, stop) + 1
+    # A return at the end of the part may be the first half of a line end.
+    return end or text.rfind(b"\r", start, min(stop, len(text)) - 1) + 1 or start
 
 
 def _count_lines(text: bytes) -> int:
