@@ -18,7 +18,7 @@ from visrec.storage import csv_files
 from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table
-from visrec.storage.table_files import find_table_files
+from visrec.storage.table_files import find_table_files, list_table_files
 from visrec.storage.tables import digest_files, load_table, read_batches
 
 
@@ -455,6 +455,15 @@ def test_stray_quote_is_found_across_blocks(
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,note\n" + "".join(lines))
     message = "the row that begins in line 62 is longer than 0 MiB, or has a quote that does not"
     assert message in refusal(str(tmp_path / "log.csv"))
+
+
+def test_stray_quote_of_a_piece_is_found_by_the_byte_of_the_piece(tmp_path: Path) -> None:
+    text = 'user_id,item_id,timestamp,note\nu1,i1,1,abc\nu2,i2,2,def\nu3,i3,3,"ghi\n'
+    (tmp_path / "log.csv").write_text(text)
+    [file] = list_table_files(log(str(tmp_path / "log.csv")))
+    message = r"begins in line 2 has a quote that does not close \(lines counted from byte 43\); ex"
+    with pytest.raises(InputError, match=message):
+        list(csv_files.read_csv_lines(file, INTERACTIONS, (text.index("u2"), len(text))))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

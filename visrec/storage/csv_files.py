@@ -95,7 +95,8 @@ def read_csv_lines(
         columns: the declared columns.
         span: where the first row begins, and where the last one ends.
     """
-    yield from _parse(file, columns, detect_dialect(file, columns), _read_bytes(file, *span), 0)
+    dialect = detect_dialect(file, columns)
+    yield from _parse(file, columns, dialect, _read_bytes(file, *span), 0, start=span[0])
 
 
 def _read_bytes(file: TableFile, start: int, stop: int) -> pa.NativeFile:
@@ -113,6 +114,7 @@ def _parse(
     dialect: CsvDialect,
     source: pa.NativeFile,
     skipped_lines: int,
+    start: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     present = file.select_columns(_schema(dialect), columns)
     parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
@@ -123,7 +125,7 @@ def _parse(
         null_values=NULL_WORDS,
         quoted_strings_can_be_null=False,
     )
-    for rows in _RowBlocks(file, dialect, source, skipped_lines):
+    for rows in _RowBlocks(file, dialect, source, skipped_lines, start):
         read = pacsv.ReadOptions(column_names=dialect.names, block_size=len(rows) + 1)
         yield from pacsv.read_csv(pa.BufferReader(rows), read, parse, convert).to_batches()
 
@@ -278,13 +280,19 @@ class _RowBlocks:
         dialect: how it is written.
         source: its bytes.
         skipped_lines: lines of the header.
+        start: at which byte of the file the source begins.
     """
 
     def __init__(
-        self, file: TableFile, dialect: CsvDialect, source: pa.NativeFile, skipped_lines: int
+        self,
+        file: TableFile,
+        dialect: CsvDialect,
+        source: pa.NativeFile,
+        skipped_lines: int,
+        start: int,
     ) -> None:
         self._file, self._dialect, self._source = file, dialect, source
-        self._skipped_lines = skipped_lines
+        self._skipped_lines, self._start = skipped_lines, start
         self._patterns = _patterns(dialect.delimiter)
         self._line = 1  # in which the next row begins
 
@@ -402,8 +410,9 @@ class _RowBlocks:
         return line.count(delimiter) == width - 1 and delimiter + b" " not in line
 
     def _error(self, found: str) -> InputError:
+        counted = f" (lines counted from byte {self._start:,})" if self._start else ""
         return InputError(
-            f"{self._file.where} cannot be read as a table: {found}; expected quotes only around "
+            f"{self._file.where} cannot be read as a table: {found}{counted}; expected quotes only around "
             'whole values, and a quote within such a value twice (""). Remove the quote, or export '
             "the file again with a program that quotes.",
             path=self._file.store.uri(self._file.name),
