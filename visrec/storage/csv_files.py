@@ -410,9 +410,10 @@ class _RowBlocks:
         return line.count(delimiter) == width - 1 and delimiter + b" " not in line
 
     def _error(self, found: str) -> InputError:
-        counted = f" (lines counted from byte {self._start:,})" if self._start else ""
+        if self._start:
+            found = f"{found} (lines counted from byte {self._start:,})"
         return InputError(
-            f"{self._file.where} cannot be read as a table: {found}{counted}; expected quotes only around "
+            f"{self._file.where} cannot be read as a table: {found}; expected quotes only around "
             'whole values, and a quote within such a value twice (""). Remove the quote, or export '
             "the file again with a program that quotes.",
             path=self._file.store.uri(self._file.name),
