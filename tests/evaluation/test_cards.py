@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from visrec.errors import StorageError
+from visrec.errors import InputError, StorageError
 from visrec.evaluation import cards
 from visrec.evaluation.cards import add_pictures, make_cards, thumbnail
 from visrec.evaluation.report_content import (
@@ -139,6 +139,30 @@ def test_store_that_does_not_list_its_pictures_costs_nothing_else(
     users, pictured, why = add_pictures([], clusters, PictureSource("s3://shop/images"), None)
     assert (users, pictured) == ([], clusters)
     assert why == "No pictures are shown: s3://shop/images refused: AccessDenied"
+
+
+def test_proxy_that_cannot_be_used_costs_nothing_but_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://proxy.example:1080")
+    images, items = str(tmp_path / "images.parquet"), str(tmp_path / "items.parquet")
+    uris = pa.table({"item_id": ["a"], "uri": ["https://shop.example/a.jpg"]})
+    pq.write_table(uris, images)
+    pq.write_table(pa.table({"item_id": ["a"], "title": ["A hill"]}), items)
+    titles = InputTable(uri=items, key="items")
+    expected = ItemCard(item_id="a", title="A hill")
+    clusters = VisualClusters(
+        count=1, rows=[ClusterRow(size=1, share=1, items=[ItemCard(item_id="a")])]
+    )
+    _, shown, why = add_pictures([], clusters, PictureSource(images), titles)
+    assert shown is not None
+    assert shown.rows[0].items == [expected]
+    assert why is not None
+    assert why.startswith("Pictures are missing: Found https_proxy 'socks5://proxy.example:1080'")
+    assert make_cards(pa.array(["a"]), PictureSource(images), titles) == {"a": expected}
+    nowhere = InputTable(uri=str(tmp_path / "nowhere.parquet"), key="items")
+    with pytest.raises(InputError, match="--items"):
+        add_pictures([], clusters, PictureSource(images), nowhere)
 
 
 def test_first_view_that_can_be_decoded_is_shown(tmp_path: Path) -> None:

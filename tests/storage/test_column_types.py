@@ -107,6 +107,16 @@ def test_ids_of_which_a_spreadsheet_lost_digits_are_refused() -> None:
     assert parsed(NAME, ["4.5E+12"]) == ["4.5E+12"]
 
 
+def test_usual_ids_need_no_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a pass over all ids")
+
+    monkeypatch.setattr(pc, "is_in", refuse)
+    monkeypatch.setattr(pc, "match_substring_regex", refuse)
+    ids = [None, "", "nan", "u", "7.0"]
+    assert parsed(ID, ids) == [None, None, *ids[2:]]
+
+
 def test_uuids_become_ids_in_their_usual_form() -> None:
     ids = pa.array([A_UUID.bytes, None, bytes(16)], pa.uuid())
     assert parsed(ID, ids) == [str(A_UUID), None, str(uuid.UUID(int=0))]
@@ -348,6 +358,15 @@ def test_times_that_float32_rounds_are_refused() -> None:
         TIMESTAMP, times, pa.float32()
     )
     assert parsed(TIMESTAMP, [0, 90_000, float("nan")], pa.float32()) == [0, 90_000, None]
+
+
+def test_only_float32_is_searched_for_rounded_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a pass over all times")
+
+    monkeypatch.setattr(pc, "greater_equal", refuse)
+    assert parsed(TIMESTAMP, [1.7e9, None]) == [1_700_000_000, None]
+    assert parsed(TIMESTAMP, [Decimal(1_700_000_000)], pa.decimal128(38, 0)) == [1_700_000_000]
 
 
 def test_vectors_and_pictures_are_parsed() -> None:

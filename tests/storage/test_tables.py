@@ -1,6 +1,7 @@
 """Input tables: Parquet and CSV, files and directories, on a local disk and on S3."""
 
 import bz2
+import codecs
 import gzip
 import os
 import shutil
@@ -17,7 +18,7 @@ from visrec.storage import csv_files
 from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table
-from visrec.storage.table_files import find_table_files
+from visrec.storage.table_files import find_table_files, list_table_files
 from visrec.storage.tables import digest_files, load_table, read_batches
 
 
@@ -96,6 +97,12 @@ def test_missing_table_is_refused_with_the_key(store: Store, name: str) -> None:
 def test_empty_file_is_refused(store: Store, name: str) -> None:
     store.write(name, b"")
     refusal(store.uri(name))
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
+def test_file_of_a_byte_order_mark_alone_is_empty(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "log.csv").write_bytes(mark)
+    assert "is empty; expected at least a header" in refusal(str(tmp_path / "log.csv"))
 
 
 def test_table_without_rows_yields_none(store: Store) -> None:
@@ -337,6 +344,8 @@ OWN_FORMS = {  # of a table whose column names are not the declared ones
         OWN.replace(",", "|").replace("order_no", "order, no"), "CSV with pipes, UTF-8"
     ),
     "Excel's line": ("sep=;\r\n" + OWN.replace(",", ";"), "CSV with semicolons, UTF-8"),
+    "Excel's line with a tab": ("sep=\t\r\n" + OWN.replace(",", "\t"), "CSV with tabs, UTF-8"),
+    "Excel's line with blanks": (" sep=; \n" + OWN.replace(",", ";"), "CSV with semicolons, UTF-8"),
     "commas in values": (OWN.replace(",", ";").replace("1;", "1,5;"), "CSV with semicolons, UTF-8"),
     "mark of UTF-8": ("\ufeff" + OWN, "CSV with commas, UTF-8 with a byte order mark"),
 }  # fmt: skip
@@ -448,6 +457,15 @@ def test_stray_quote_is_found_across_blocks(
     assert message in refusal(str(tmp_path / "log.csv"))
 
 
+def test_stray_quote_of_a_piece_is_found_by_the_byte_of_the_piece(tmp_path: Path) -> None:
+    text = 'user_id,item_id,timestamp,note\nu1,i1,1,abc\nu2,i2,2,def\nu3,i3,3,"ghi\n'
+    (tmp_path / "log.csv").write_text(text)
+    [file] = list_table_files(log(str(tmp_path / "log.csv")))
+    message = r"begins in line 2 has a quote that does not close \(lines counted from byte 43\); ex"
+    with pytest.raises(InputError, match=message):
+        list(csv_files.read_csv_lines(file, INTERACTIONS, (text.index("u2"), len(text))))
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("block_bytes", [1, 7, 1 << 20])
 def test_descriptions_of_several_lines_are_read(
@@ -465,6 +483,34 @@ def test_descriptions_of_several_lines_are_read(
     table = load_table(items(str(tmp_path / "items.csv")), ITEMS)
     expected = [title.replace("{e}", end).replace('""', '"') or None for title in titles]
     assert table.to_pydict() == {"item_id": list("0123"), "title": expected}
+
+
+def test_patterns_read_only_lines_that_need_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    really = csv_files._RowBlocks._read_rows
+
+    def recorded(
+        blocks: csv_files._RowBlocks, text: bytes, start: int, stop: int
+    ) -> tuple[int, bool]:
+        read.append(text[start:stop])
+        return really(blocks, text, start, stop)
+
+    monkeypatch.setattr(csv_files._RowBlocks, "_read_rows", recorded)
+    monkeypatch.setattr(csv_files, "_CHECKED_BYTES", 30)
+    lines = ['0,"One, two",', '1,"24"" high",', '2,"""Three""",', '"3","",', '4,"Four" five,x']
+    titles = ["One, two", '24" high', '"Three"', None, "Four five"]
+    text = "\n".join(["item_id,title,note", *lines])
+    (tmp_path / "items.csv").write_text(text)
+    assert load_table(items(str(tmp_path / "items.csv")), ITEMS)["title"].to_pylist() == titles
+    assert not any(read)
+    # Each of these lines has an even number of quotes, but the line end is within a value.
+    two_lines = '24" high,"a\nb",24" high'
+    (tmp_path / "items.csv").write_text(text.replace(lines[2], two_lines))
+    titles[2] = "a\nb"
+    assert load_table(items(str(tmp_path / "items.csv")), ITEMS)["title"].to_pylist() == titles
+    assert two_lines.encode() in b"".join(read)
 
 
 def test_header_of_any_length_is_read(tmp_path: Path) -> None:

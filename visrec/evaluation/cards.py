@@ -35,7 +35,10 @@ def picture_source(images: str, features: Store) -> PictureSource:
 
 
 def make_cards(
-    item_ids: pa.Array, images: PictureSource | None, items_table: InputTable | None
+    item_ids: pa.Array,
+    images: PictureSource | None,
+    items_table: InputTable | None,
+    problems: list[str] | None = None,
 ) -> dict[str, ItemCard]:
     """A card for each of these items, by id.
 
@@ -43,10 +46,12 @@ def make_cards(
         item_ids: distinct ids, as text.
         images: where the pictures are, None for none; an item may have none.
         items_table: an items table with titles, or None.
+        problems: collects why pictures that are listed could not be fetched.
     """
     titles = _titles(item_ids, items_table)
     max_bytes = min(_MAX_BYTES, _ALL_BYTES // max(len(item_ids), 1))
-    pictures = {} if images is None else dict(_pictures(item_ids, images, max_bytes))
+    problems = [] if problems is None else problems
+    pictures = {} if images is None else dict(_pictures(item_ids, images, max_bytes, problems))
     return {
         key: ItemCard(item_id=key, title=titles.get(key), thumbnail=pictures.get(key))
         for key in item_ids.to_pylist()
@@ -61,7 +66,7 @@ def add_pictures(
 ) -> tuple[list[UserExample], VisualClusters | None, str | None]:
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
 
-    A store that does not list its pictures must not cost an evaluation its figures.
+    Pictures that cannot be listed or fetched must not cost an evaluation its figures.
 
     Args:
         users: users whose items are ids alone.
@@ -70,14 +75,16 @@ def add_pictures(
         items_table: an items table with titles, or None.
 
     Returns:
-        The users, the clusters, and why there are no pictures; None if they could be listed.
+        The users, the clusters, and why pictures are missing; None if they could be listed and
+        fetched.
     """
     shown = {card.item_id for user in users for card in user.items}
     shown |= {card.item_id for row in (clusters.rows if clusters else ()) for card in row.items}
     item_ids = pa.array(sorted(shown), TEXT)
-    why = None
+    problems: list[str] = []
     try:
-        cards = make_cards(item_ids, images, items_table)
+        cards = make_cards(item_ids, images, items_table, problems)
+        why = f"Pictures are missing: {problems[0]}" if problems else None
     except StorageError as error:
         cards = make_cards(item_ids, None, items_table)
         why = f"No pictures are shown: {error}"
@@ -113,9 +120,10 @@ def _titles(item_ids: pa.Array, items_table: InputTable | None) -> dict[str, str
 
 
 def _pictures(
-    item_ids: pa.Array, images: PictureSource, max_bytes: int
+    item_ids: pa.Array, images: PictureSource, max_bytes: int, problems: list[str]
 ) -> Iterable[tuple[str, bytes]]:
-    """The thumbnail of each item: of the first of its pictures that can be decoded."""
+    """The thumbnail of each item: of the first of its pictures that can be decoded. Ends with a
+    problem that keeps all others from being fetched."""
     try:
         pages = [page.filter(is_in(page["item_id"], item_ids)) for page in list_pictures(images)]
     except InputError:
@@ -125,9 +133,12 @@ def _pictures(
         starts = pa.array(item_starts(views["item_id"]))
         first = views.take(starts)
         shown = []
-        for item_id, answer in zip(
-            first["item_id"].to_pylist(), fetch_pictures(first, _LIMITS.max_bytes), strict=True
-        ):
+        try:
+            answers = fetch_pictures(first, _LIMITS.max_bytes)
+        except InputError as error:  # of a proxy, or of a file that got shorter
+            problems.append(str(error))
+            return
+        for item_id, answer in zip(first["item_id"].to_pylist(), answers, strict=True):
             if isinstance(answer, StorageError) or answer.data is None:
                 continue
             if (small := thumbnail(answer.data, max_bytes)) is not None:

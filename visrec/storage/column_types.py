@@ -4,6 +4,7 @@ Blanks are nulls: empty text, white space and NaN. Other ids are kept as they ar
 number, a flag or a timestamp may have white space around it.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -97,22 +98,35 @@ def _parse_ids(values: pa.ChunkedArray) -> pa.ChunkedArray:
     those of which a spreadsheet has kept the first digits alone."""
     text = _parse_names(values)
     if is_text(values.type):
-        rounded = pc.match_substring_regex(text, _ROUNDED)
-        if any_true(rounded):
-            raise InvalidValueError(
-                f"found the id {first_where(text, rounded)!r}, as spreadsheets write long numbers, "
-                "of which digits are lost; expected all digits. Give the column the number format "
-                "Text before the numbers are entered, and export it again"
-            )
-        is_word = pc.is_in(text, value_set=pa.array(NULL_WORDS, TEXT))  # text made of a null
-        valid = text.filter(pc.invert(is_word)).drop_null()
-        floats = pc.match_substring_regex(valid[:1], _FLOAT)  # the first value usually decides
-        if any_true(floats) and pc.all(pc.match_substring_regex(valid, _FLOAT)).as_py():
-            raise InvalidValueError(
-                f"found only ids such as {valid[0].as_py()!r}, which pandas makes from integers in "
-                "a column with nulls; expected integers (astype('Int64')) or other text"
-            )
+        _refuse_rounded(text)
+        _refuse_floats(text)
     return text
+
+
+def _refuse_rounded(text: pa.ChunkedArray) -> None:
+    if not any_true(pc.match_substring(text, "+")):  # much faster than the pattern
+        return
+    rounded = pc.match_substring_regex(text, _ROUNDED)
+    if any_true(rounded):
+        raise InvalidValueError(
+            f"found the id {first_where(text, rounded)!r}, as spreadsheets write long numbers, "
+            "of which digits are lost; expected all digits. Give the column the number format "
+            "Text before the numbers are entered, and export it again"
+        )
+
+
+def _refuse_floats(text: pa.ChunkedArray) -> None:
+    valid = text.drop_null()
+    # Words such as nan are text made of a null. The first other value usually decides.
+    first = next((found for one in valid if (found := one.as_py()) not in NULL_WORDS), "")
+    if not re.fullmatch(_FLOAT, first):
+        return
+    is_word = pc.is_in(valid, value_set=pa.array(NULL_WORDS, TEXT))
+    if pc.all(pc.or_(is_word, pc.match_substring_regex(valid, _FLOAT))).as_py():
+        raise InvalidValueError(
+            f"found only ids such as {first!r}, which pandas makes from integers in "
+            "a column with nulls; expected integers (astype('Int64')) or other text"
+        )
 
 
 def _blank(text: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
@@ -23,13 +24,15 @@ from visrec.storage.text_encoding import Encoding, detect_encoding
 
 _HEAD_BYTES = 1 << 16  # that are looked at; more if the header is longer
 _BLOCK_BYTES = 4 << 20  # read at a time
+_CHECKED_BYTES = 1 << 14  # for quotes, at a time: patterns read only those that need them
 _MAX_ROW_BYTES = 4 << 20
 _SAMPLE_LINES = 100  # that decide about the delimiter
 _LINE_END = re.compile(rb"[\r\n]")
 # At the end of a text, a return may be the first half of a line end.
 _WHOLE_LINE_END = rb"(?:\n|\r\n|\r(?!\n|\Z))"
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_SEPARATOR_LINE = re.compile(rb'"?sep=([\t !#-~])"?[,;]*', re.IGNORECASE)  # which Excel writes
+# Excel writes it. The delimiter itself may be white space.
+_SEPARATOR_LINE = re.compile(rb'\s*"?sep=([\t !#-~])"?[,;]*\s*', re.IGNORECASE)
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _EXPECTED = "CSV in UTF-8. Rename a Parquet file to .parquet and a compressed CSV file to .csv.gz."
 
@@ -92,7 +95,8 @@ def read_csv_lines(
         columns: the declared columns.
         span: where the first row begins, and where the last one ends.
     """
-    yield from _parse(file, columns, detect_dialect(file, columns), _read_bytes(file, *span), 0)
+    dialect = detect_dialect(file, columns)
+    yield from _parse(file, columns, dialect, _read_bytes(file, *span), 0, start=span[0])
 
 
 def _read_bytes(file: TableFile, start: int, stop: int) -> pa.NativeFile:
@@ -110,6 +114,7 @@ def _parse(
     dialect: CsvDialect,
     source: pa.NativeFile,
     skipped_lines: int,
+    start: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     present = file.select_columns(_schema(dialect), columns)
     parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
@@ -120,7 +125,7 @@ def _parse(
         null_values=NULL_WORDS,
         quoted_strings_can_be_null=False,
     )
-    for rows in _RowBlocks(file, dialect, source, skipped_lines):
+    for rows in _RowBlocks(file, dialect, source, skipped_lines, start):
         read = pacsv.ReadOptions(column_names=dialect.names, block_size=len(rows) + 1)
         yield from pacsv.read_csv(pa.BufferReader(rows), read, parse, convert).to_batches()
 
@@ -141,9 +146,9 @@ def detect_dialect(file: TableFile, columns: Sequence[Column]) -> CsvDialect:
             wanted = max(_HEAD_BYTES, len(head))
             more = stream.read(wanted)
             head += more
-            if not head:
-                raise InputError(f"{file.where} is empty; expected at least a header.")
             encoding = detect_encoding(head, file.where, _EXPECTED)
+            if not encoding.decode(head):
+                raise InputError(f"{file.where} is empty; expected at least a header.")
             is_whole = len(more) < wanted
             if dialect := _find_dialect(encoding, head, is_whole, declared):
                 return dialect
@@ -175,7 +180,7 @@ def _find_dialect(
     if not is_whole:
         lines = lines[:-1]  # the last one may be cut
     header = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    separator = _SEPARATOR_LINE.fullmatch(lines[header].strip()) if lines else None
+    separator = _SEPARATOR_LINE.fullmatch(lines[header]) if lines else None
     if separator and (header + 1 < len(lines) or not is_whole):
         header += 1
     sample = b"".join(lines[header : header + _SAMPLE_LINES])
@@ -275,13 +280,19 @@ class _RowBlocks:
         dialect: how it is written.
         source: its bytes.
         skipped_lines: lines of the header.
+        start: at which byte of the file the source begins.
     """
 
     def __init__(
-        self, file: TableFile, dialect: CsvDialect, source: pa.NativeFile, skipped_lines: int
+        self,
+        file: TableFile,
+        dialect: CsvDialect,
+        source: pa.NativeFile,
+        skipped_lines: int,
+        start: int,
     ) -> None:
         self._file, self._dialect, self._source = file, dialect, source
-        self._skipped_lines = skipped_lines
+        self._skipped_lines, self._start = skipped_lines, start
         self._patterns = _patterns(dialect.delimiter)
         self._line = 1  # in which the next row begins
 
@@ -325,22 +336,60 @@ class _RowBlocks:
 
     def _end_of_rows(self, text: bytes) -> int:
         """Where the last whole row of a text ends that begins with a row."""
-        if b'"' not in text:
-            end = text.rfind(b"\n") + 1 or text.rfind(b"\r", 0, len(text) - 1) + 1
-            self._line += _count_lines(text[:end])
-            return end
-        end = 0
+        end, checked = 0, _CHECKED_BYTES if b'"' in text else len(text)
         while True:
-            plain = self._patterns.plain_rows.match(text, end)
-            if plain:
+            stop = _end_of_lines(text, end, end + checked)
+            if self._are_rows(text[end:stop]):
+                self._line += _count_lines(text[end:stop])
+                end = stop
+                continue
+            end, is_last = self._read_rows(text, end, stop)
+            if is_last:
+                return end
+
+    def _are_rows(self, lines: bytes) -> bool:
+        """Whether each of these lines is a row: all their quotes open or close a value or are
+        doubled, and none is open where a line ends. False if there is no line.
+
+        It takes a fraction of the time of the patterns.
+        """
+        if b'"' not in lines:
+            return bool(lines)
+        bytes_N = np.frombuffer(lines, np.uint8)
+        is_quote_N = bytes_N == ord('"')
+        is_inside_N = np.logical_xor.accumulate(is_quote_N)  # with the quote that opens
+        is_end_N = (bytes_N == ord("\n")) | (bytes_N == ord("\r"))
+        if (is_inside_N & is_end_N).any():
+            return False
+        # After a quote, it is the second one of two.
+        may_follow_N = is_end_N | is_quote_N | (bytes_N == ord(self._dialect.delimiter))
+        opens_N = is_quote_N & is_inside_N
+        return not (opens_N[1:] & ~may_follow_N[:-1]).any()
+
+    def _read_rows(self, text: bytes, start: int, stop: int) -> tuple[int, bool]:
+        """Reads the rows that begin in a part of a text.
+
+        Args:
+            text: any text.
+            start: where the first row begins.
+            stop: the end of the part.
+
+        Returns:
+            Where the last whole row ends, and whether the text has no more of them.
+        """
+        end = start
+        while True:
+            if plain := self._patterns.plain_rows.match(text, end, stop):
                 self._line += _count_lines(plain[0])
                 end = plain.end()
             row = self._patterns.whole_row.match(text, end)
             if row is None:
-                return end
+                return end, True
             self._require_one_row(row[0])
             self._line += _count_lines(row[0])
             end = row.end()
+            if end >= stop:
+                return end, False
 
     def _require_one_row(self, row: bytes) -> None:
         """Refuses a row with line ends in a value if these seem to be the ends of other rows."""
@@ -361,6 +410,8 @@ class _RowBlocks:
         return line.count(delimiter) == width - 1 and delimiter + b" " not in line
 
     def _error(self, found: str) -> InputError:
+        if self._start:
+            found = f"{found} (lines counted from byte {self._start:,})"
         return InputError(
             f"{self._file.where} cannot be read as a table: {found}; expected quotes only around "
             'whole values, and a quote within such a value twice (""). Remove the quote, or export '
@@ -373,6 +424,13 @@ class _RowBlocks:
 @cache
 def _header_pattern(lines: int) -> re.Pattern[bytes]:
     return re.compile(rb"(?:[^\r\n]*+%s){%d}" % (_WHOLE_LINE_END, lines))
+
+
+def _end_of_lines(text: bytes, start: int, stop: int) -> int:
+    """Where the last whole line of a part of a text ends; its start if there is none."""
+    end = text.rfind(b"\n", start, stop) + 1
+    # A return at the end of the part may be the first half of a line end.
+    return end or text.rfind(b"\r", start, min(stop, len(text)) - 1) + 1 or start
 
 
 def _count_lines(text: bytes) -> int:

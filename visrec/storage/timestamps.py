@@ -78,13 +78,14 @@ def _seconds_from_instants(times: pa.ChunkedArray) -> pa.ChunkedArray:
 def _seconds_from_numbers(times: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_integer(times.type):
         return _seconds_from_epoch(times.cast(pa.int64()))
-    is_rounded = pc.greater_equal(pc.abs(times), EXACT_LIMIT[32])
-    if pa.types.is_float32(times.type) and any_true(is_rounded):
-        found = first_where(times, is_rounded)
-        raise InvalidValueError(
-            f"found {found:.0f} as float32, which rounds times to 64 or 128 seconds; expected "
-            "float64 or integers"
-        )
+    if pa.types.is_float32(times.type):
+        is_rounded = pc.greater_equal(pc.abs(times), EXACT_LIMIT[32])
+        if any_true(is_rounded):
+            found = first_where(times, is_rounded)
+            raise InvalidValueError(
+                f"found {found:.0f} as float32, which rounds times to 64 or 128 seconds; expected "
+                "float64 or integers"
+            )
     times = nan_to_null(times.cast(pa.float64()))
     overflows = pc.greater(pc.abs(times), 2.0**62)
     if any_true(overflows):
