@@ -215,7 +215,7 @@ def test_unfinished_run_is_open_again_after_forget_was_killed_and_restarted(
         actor.kill()
         claim, _ = read_claim(run)
         if claim is not None and claim.state == "forgetting":
-            with pytest.raises(ConflictError, match=r"`visrec forget` .* interrupted, start it ag"):
+            with pytest.raises(ConflictError, match=r"`visrec forget` .* interrupted, start `v"):
                 claim_run(run, "b" * 16)
             refused += 1
         forget_in_run(lists, run_id, GONE)

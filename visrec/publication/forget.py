@@ -1,9 +1,9 @@
 """Removes users from runs that are kept, while readers see a whole run at every moment.
 
-A run without a manifest only loses its files with these users, and damaged ones, which may have
-them; its job makes the files again. In a complete run, each file that may have these users is
-compared with the manifest's hash. Those with the users are written again under new names, without
-them. Then, if the run is the published one:
+A run without a manifest only loses its files with these users, and damaged files, which may have
+the users, too; its job makes these files again. In a complete run, each file that may have the
+users is compared with the manifest's hash. Those with the users are written again under new names,
+without them. Then, if the run is the published one:
 
 1. The new manifest is written under a name of its own.
 2. The pointer is moved to this name and its SHA-256, by the usual conditional write; tables follow.
