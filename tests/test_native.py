@@ -52,9 +52,17 @@ def test_row_outside_of_the_array_is_refused(call: Callable[[int], object]) -> N
         call(4)
 
 
+@pytest.mark.skipif(load_kernel() is None, reason="there is no compiled code here")
+def test_only_one_negative_row_stands_for_none() -> None:
+    with pytest.raises(IndexError, match="none below -1"):
+        _nearest_to(-2)
+
+
 def test_rows_are_refused_unless_all_are_in_the_array() -> None:
     require_rows(np.zeros(0, np.int64), 0)
     require_rows(np.array([0, 3], np.int32), 4)
-    for rows in ([-1, 2], [0, 4]):
-        with pytest.raises(IndexError, match=f"from {min(rows[0], 0)} to {rows[1]}"):
-            require_rows(np.array(rows), 4)
+    require_rows(np.array([0, 3], np.uint32), 4)
+    require_rows(np.array([[-1, 3]]), 4, least=-1)
+    for rows, least in (([-1, 2], 0), ([0, 4], 0), ([-2, 2], -1)):
+        with pytest.raises(IndexError, match=f"from {rows[0]} to {rows[1]}; .* below {least}"):
+            require_rows(np.array(rows), 4, least)

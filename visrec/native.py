@@ -69,20 +69,24 @@ def processor_flags() -> frozenset[str]:
     return frozenset(next(named, "").partition(":")[2].split())
 
 
-def require_rows(row_V: npt.NDArray[np.integer], count: int) -> None:
+def require_rows(row_V: npt.NDArray[np.integer], count: int, least: int = 0) -> None:
     """Refuses rows that an array does not have, because C++ would read the memory beside it.
 
     Args:
-        row_V: (V,) rows of an array.
+        row_V: rows of an array, of any shape.
         count: how many rows the array has.
+        least: the lowest number that is allowed; -1 where that stands for no row.
 
     Raises:
         IndexError: one of them is not in it.
     """
-    lowest, highest = row_V.min(initial=0), row_V.max(initial=-1)
-    if lowest < 0 or highest >= count:
+    if not row_V.size:
+        return
+    lowest, highest = row_V.min(), row_V.max()
+    if lowest < least or highest >= count:
         raise IndexError(
-            f"Found rows from {lowest} to {highest}; expected rows below {count}, none negative."
+            f"Found rows from {lowest} to {highest}; expected rows below {count}, none below "
+            f"{least}."
         )
 
 

@@ -28,7 +28,7 @@ from visrec.publication.claims import CLAIM, claim_run, read_claim
 from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.list_tables import COLD_USERS_KEY, lists_table
 from visrec.publication.manifest import RUN_MANIFEST, RunManifest, ShardFile, parse_manifest
-from visrec.publication.pointer import LATEST, read_pointer, read_published_manifest
+from visrec.publication.pointer import LATEST, read_pointer, read_published
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.retention import remove_old_runs
 from visrec.publication.rollback import roll_back
@@ -70,7 +70,7 @@ def job(run_id: str, inputs: str, shards: int, cutoff: int | None = None) -> Wor
 
     def work(lists: Store) -> str:
         run = run_store(lists, run_id)
-        read_published_manifest(lists, say=lambda _: None)
+        read_published(lists)
         was_complete = True
         if read_complete_run(run) is None:
             metadata = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}

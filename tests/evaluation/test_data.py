@@ -14,7 +14,7 @@ from tests.training import provenance
 from visrec.errors import InputError
 from visrec.evaluation.data import EvaluationInputs, _restore_split, prepare_evaluation
 from visrec.interactions.activity import DAY
-from visrec.interactions.read import read_log
+from visrec.interactions.read import build_log, read_log
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, save_artifact
@@ -40,6 +40,25 @@ def test_model_that_held_nothing_out_is_refused_with_the_reason(
     log = read_log(InteractionsConfig(), None, item_ids)
     with pytest.raises(InputError, match=rf"looks.*{why}"):
         _restore_split(looks, log, item_ids, "interactions.parquet")
+
+
+@pytest.mark.parametrize(("was_marked", "known"), [(True, [0]), (False, [0, 1])])
+def test_evaluation_column_counts_only_if_it_marked_the_rows_of_the_training(
+    was_marked: bool, known: list[int]
+) -> None:
+    item_ids = pa.array(["a", "b", "c"], pa.large_string())
+    columns = {"user_id": [*"uvu"], "item_id": [*"abc"], "timestamp": [0, 0, 1]}
+    log = build_log([pa.table({**columns, "evaluation": [False, True, True]})], item_ids)
+    interactions = InteractionsProvenance(
+        digest="i", last_timestamp=1, has_marked_test_rows=was_marked
+    )
+    artifact: Any = SimpleNamespace(
+        held_out=pa.table({"user_id": ["u"], "item_id": ["c"]}),
+        provenance=provenance(interactions=interactions),
+        model_id="m",
+    )
+    restored = _restore_split(artifact, log, item_ids, "interactions.parquet")
+    assert restored.known_items.values.tolist() == known
 
 
 ITEMS = ["a", "b", "c", "d"]

@@ -1,16 +1,23 @@
 """What the report takes from the rest of a workspace."""
 
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from tests.integration.workspace import copy
+from tests.publication.runs import PASSED, draft_manifest, published_run_id, write_files
+from tests.stepping import MemoryStore
 from visrec.evaluation.workspace_facts import FactSources, read_facts
 from visrec.features.table import read_manifest
 from visrec.interactions.log import ReadReport
+from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import HELD_BACK
+from visrec.publication.publish import publish_run
+from visrec.publication.run_spec import run_store
 from visrec.sources.interactions import REPEATED
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
@@ -76,6 +83,25 @@ def test_run_that_was_held_back_is_shown_until_another_is_published(
     assert (found is not None) == is_shown
     if found:
         assert (found.run_id, [gate.name for gate in found.gates]) == ("second", ["a"])
+
+
+def test_facts_of_a_publication_are_of_one_run_while_the_pointer_moves(shop: Store) -> None:
+    lists, steps = MemoryStore("s3://shop"), count()
+    for run_id in ("r1", "r2"):
+        run = run_store(lists, run_id)
+        files = write_files(run, {"part-00000.parquet": b"x"})
+        finish_run(run, draft_manifest(run_id=run_id, files=files), [PASSED])
+    publish_run(lists, "r1")
+
+    def publish_the_other(_: str) -> None:
+        if next(steps) == 1:  # the pointer was read
+            publish_run(lists, "r2")
+
+    moving = replace(sources(shop), recommendations=replace(lists, pause=publish_the_other))
+    publication = read_facts(moving, REPORT, "evaluate").publication
+    assert publication is not None
+    assert (publication.run.run_id, publication.before) == ("r1", None)
+    assert published_run_id(lists) == "r2"
 
 
 def test_rejected_pictures_are_counted_by_reason(shop: Store) -> None:

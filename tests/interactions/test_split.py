@@ -20,6 +20,7 @@ from visrec.interactions.split import (
     SplitConfig,
     SplitPart,
     explain_empty_part,
+    has_marked_test_rows,
     held_out_pairs,
     restore_split,
     select_held_out,
@@ -260,7 +261,8 @@ def test_profile_has_no_row_later_than_what_is_held_out(
     held = select_held_out(trained, split(trained, config), part, config)
     pairs = held_out_pairs(held, trained.user_ids, ITEMS)
     end = int(trained.time_R.max())
-    restored = restore_split(now, ITEMS, pairs, end, config)
+    marked = has_marked_test_rows(trained, config)
+    restored = restore_split(now, ITEMS, pairs, end, config, is_marked=marked)
     may_cut_baskets = evaluation or config.by == "item"
     for log, found in ((trained, held), (restored.log, restored.held_out)):
         for e, u in enumerate(found.user_E):
@@ -271,7 +273,7 @@ def test_profile_has_no_row_later_than_what_is_held_out(
             assert found.time_E[e] in (first, config.at_timestamp())
             for item in found.profiles[e]:
                 time = int(log.time_R[(log.user_R == u) & (log.item_R == item)][0])
-                assert time < first + may_cut_baskets
+                assert time < found.time_E[e] + may_cut_baskets
     # What a row marks as test is unknown to baselines, even if its user is not evaluated.
     if evaluation and config.test and config.at is None:
         assert restored.log.evaluation_flag_R is not None
@@ -284,9 +286,36 @@ def test_marked_row_is_ranked_for_what_its_user_had_taken_by_then() -> None:
     test = select_held_out(log, split(log, BOTH), SplitPart.TEST, BOTH)
     assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["five"]
     assert (test.profiles[0].tolist(), test.targets[0].tolist()) == ([1, 3], [2, 4])
-    restored = restore_split(log, ITEMS, held_out_pairs(test, log.user_ids, ITEMS), 3_600 * 4, BOTH)
+    pairs = held_out_pairs(test, log.user_ids, ITEMS)
+    restored = restore_split(log, ITEMS, pairs, 3_600 * 4, BOTH, is_marked=True)
     assert restored.held_out.profiles.values.tolist() == [1, 3]
     assert sorted(restored.known_items.values.tolist()) == [1, 3, 5, 6, 7, 9]
+
+
+def test_column_that_came_after_the_training_changes_nothing() -> None:
+    users: Baskets = {"u": [[1], [2], [3]]}
+    trained, now = logged(users), logged(users, flagged={1, 2})
+    test = select_held_out(trained, split(trained, BOTH), SplitPart.TEST, BOTH)
+    pairs = held_out_pairs(test, trained.user_ids, ITEMS)
+    restored = restore_split(now, ITEMS, pairs, 3_600 * 2, BOTH)
+    assert restored.num_missing == 0
+    assert restored.held_out.profiles.values.tolist() == [1, 2]
+    assert restored.known_items.values.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("config", "flagged", "expected"),
+    [
+        (BOTH, {2}, True),
+        (BOTH, None, False),
+        (SplitConfig(test=False), {2}, False),
+        (SplitConfig(at="1970-01-01"), {2}, False),
+    ],
+)
+def test_test_rows_are_marked_unless_something_else_chooses_them(
+    config: SplitConfig, flagged: set[int] | None, expected: bool
+) -> None:
+    assert has_marked_test_rows(logged({"u": [[1], [2]]}, flagged), config) == expected
 
 
 def test_split_config_from_json_equals_the_original() -> None:

@@ -21,7 +21,11 @@ FULL = provenance(
         dim=64,
     ),
     interactions=InteractionsProvenance(
-        digest="i", min_rating=4.0, as_of="2026-11-22", last_timestamp=1_763_000_000
+        digest="i",
+        min_rating=4.0,
+        as_of="2026-11-22",
+        last_timestamp=1_763_000_000,
+        has_marked_test_rows=True,
     ),
     items_digest="t",
     split=SplitConfig(validation=False, by="item"),

@@ -13,7 +13,7 @@ from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.evaluation.results import PER_USER
 from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
-from visrec.models.artifact import MODEL_MANIFEST
+from visrec.models.artifact import LATEST, MODEL_MANIFEST
 from visrec.pipelines.forget import ForgetJob, main, read_user_ids
 from visrec.publication.completion import finish_run
 from visrec.publication.manifest import require_intact_run
@@ -118,6 +118,19 @@ def test_damaged_file_keeps_users_in_its_own_place_alone(tmp_path: Path) -> None
     assert evaluation.read_table(PER_USER)["user_id"].to_pylist() == ["13"]
     assert not checkpoint.exists("one/state.safetensors")
     assert summary.rows["runs examined"] == 2
+
+
+@pytest.mark.parametrize("latest", [b"{", b"[]", b'{"model_id": "one"}'])
+def test_damaged_name_of_the_last_model_is_told_when_the_rest_is_done(
+    latest: bytes, tmp_path: Path
+) -> None:
+    lists = Store(str(tmp_path / "recommendations"))
+    run, fields = write_run(lists, "user_to_item")
+    finish_run(run, draft_manifest(**fields), [PASSED])
+    Store(str(tmp_path / "models")).write(LATEST, latest)
+    with pytest.raises(VisrecError, match=rf"models/{LATEST} .*Everything else is done"):
+        run_forget(tmp_path, Summary("forget"))
+    assert require_intact_run(run).queries == 2
 
 
 def test_summaries_that_name_users_are_removed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.exports.lists import Listed, as_table
@@ -214,7 +215,7 @@ def test_unfinished_run_is_open_again_after_forget_was_killed_and_restarted(
         actor.kill()
         claim, _ = read_claim(run)
         if claim is not None and claim.state == "forgetting":
-            with pytest.raises(ConflictError, match=r"`visrec forget` .* interrupted, start it ag"):
+            with pytest.raises(ConflictError, match=r"`visrec forget` .* interrupted, start `v"):
                 claim_run(run, "b" * 16)
             refused += 1
         forget_in_run(lists, run_id, GONE)
@@ -240,6 +241,20 @@ def test_cold_users_are_counted_down_with_the_lists(layout: Layout, has_fingerpr
     assert (require_intact_run(run).queries, require_intact_run(run).cold_users) == (2, 1)
     forget_in_run(lists, "r1", UsersToForget(user_ids=pa.array(["13", "14"])))
     assert (require_intact_run(run).queries, require_intact_run(run).cold_users) == (0, 0)
+
+
+def test_cold_users_are_counted_down_where_fingerprints_do_not_tell_of_them() -> None:
+    """Those of an earlier version have no column for it."""
+    lists = MemoryStore("s3://shop")
+    run, fields = write_run(lists, "user_to_item", cold=frozenset(["13"]))
+    for name in fields["fingerprints"]:
+        table = pq.read_table(pa.BufferReader(run.read(name))).drop_columns([COLD])
+        prints = with_sha256(table, {}, parquet_file)
+        run.write(name, prints)
+        fields["fingerprints"][name] = hashlib.sha256(prints).hexdigest()
+    finish_run(run, draft_manifest(**fields), [PASSED])
+    forget_in_run(lists, "r1", UsersToForget(user_ids=pa.array(["13"])))
+    assert (require_intact_run(run).queries, require_intact_run(run).cold_users) == (2, 0)
 
 
 def test_readers_follow_the_pointer_at_every_step_of_forget(tmp_path: Path) -> None:

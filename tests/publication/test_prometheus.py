@@ -1,5 +1,7 @@
 """Metrics of what is published, read back by the parser of Prometheus' own client."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
+from visrec.publication.manifest import RUN_MANIFEST
+from visrec.publication.pointer import read_pointer, replace_pointer
 from visrec.publication.prometheus import metrics_text
 from visrec.publication.publish import publish_run
 from visrec.publication.run_spec import run_store
-from visrec.storage.store import Store
+from visrec.storage.store import Store, to_json
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -37,6 +41,23 @@ def test_held_back_first_night_has_only_its_end(lists: Store) -> None:
         ("visrec_last_exit_code", job): 3.0,
         ("visrec_last_end_timestamp_seconds", job): 1.5e9,
         ("visrec_last_seconds", job): 60.0,
+    }
+
+
+def test_run_of_another_version_is_left_out_and_the_end_of_the_job_is_not(lists: Store) -> None:
+    run = run_store(lists, "r1")
+    files = write_files(run, {"part-00000.parquet": b"x"})
+    manifest, _ = finish_run(run, draft_manifest(files=files), [PASSED])
+    publish_run(lists, "r1")
+    data = to_json({**manifest.to_dict(), "version": 99})
+    run.write(RUN_MANIFEST, data)
+    pointer, version = read_pointer(lists)
+    pointer = replace(pointer, manifest_sha256=hashlib.sha256(data).hexdigest())
+    assert replace_pointer(lists, pointer, version)
+    assert {name for name, _ in samples(lists)} == {
+        "visrec_last_exit_code",
+        "visrec_last_end_timestamp_seconds",
+        "visrec_last_seconds",
     }
 
 

@@ -11,7 +11,7 @@ from tests.storage.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, InputError
 from visrec.publication.completion import finish_run
 from visrec.publication.manifest import RUN_MANIFEST, RunManifest
-from visrec.publication.pointer import LATEST, read_published_manifest
+from visrec.publication.pointer import LATEST, read_published
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import run_store
@@ -56,12 +56,12 @@ def test_pointer_moves_to_a_run_and_on_to_the_next(lists: Store) -> None:
 
 
 def test_last_publication_is_the_run_that_the_pointer_names(lists: Store) -> None:
-    assert read_published_manifest(lists, print) is None
+    assert read_published(lists, print)[1] is None
     first = complete(lists, "r1")
-    assert read_published_manifest(lists, print) is None
+    assert read_published(lists, print)[1] is None
     publish_run(lists, "r1")
     complete(lists, "r2")
-    assert read_published_manifest(lists, print) == first
+    assert read_published(lists, print)[1] == first
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_last_publication_without_its_manifest_counts_as_absent(
     if data is not None:
         run_store(lists, "r1").write(RUN_MANIFEST, data)
     messages: list[str] = []
-    assert read_published_manifest(lists, messages.append) is None
+    assert read_published(lists, messages.append)[1] is None
     assert problem in messages[0]
 
 

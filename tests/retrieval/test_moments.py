@@ -16,6 +16,7 @@ from visrec.interactions.split import (
     HeldOut,
     SplitConfig,
     SplitPart,
+    has_marked_test_rows,
     held_out_pairs,
     restore_split,
     select_held_out,
@@ -128,9 +129,9 @@ def test_item_that_a_user_takes_later_is_neither_in_the_profile_nor_subtracted_f
     log = build_log([batch(*trained)], items)
     held = select_held_out(log, split(log, config), SplitPart.TEST, config)
     pairs = held_out_pairs(held, log.user_ids, items)
-    restored = restore_split(
-        build_log([batch(*now)], items), items, pairs, int(log.time_R.max()), config
-    )
+    marked, end = has_marked_test_rows(log, config), int(log.time_R.max())
+    log = build_log([batch(*now)], items)
+    restored = restore_split(log, items, pairs, end, config, is_marked=marked)
     order = ItemOrder.of(Activity.from_rows(restored.log.item_R, restored.log.time_R, len(items)))
     held = order.of_held_out(restored.held_out)
     moments = Moments(held, order.activity, by == "night")

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from visrec.errors import InputError
 from visrec.models.bpr_mf import BprMf, BprMfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
-from visrec.training.checkpoints import restore_checkpoint, save_checkpoint
+from visrec.training.checkpoints import read_progress, restore_checkpoint, save_checkpoint
 from visrec.training.distributed import WorkerContext
-from visrec.training.loop import TrainConfig, Trainer
+from visrec.training.loop import Progress, TrainConfig, Trainer
 
 # So little noise that the AUC soon stops rising, which lowers the learning rate.
 DATA = checkerboard(noise=0.1)
@@ -155,4 +156,7 @@ def test_checkpoint_is_tensors_and_json(tmp_path: Path) -> None:
     trainer.run(lambda _: None)
     save_checkpoint(trainer, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "state.safetensors"]
-    assert json.loads((tmp_path / "state.json").read_text())["progress"]["epoch"] == 4
+    assert json.loads((tmp_path / "state.json").read_text())["progress"] == asdict(trainer.progress)
+    trainer.progress = Progress(first_fit_progress=trainer.progress)
+    save_checkpoint(trainer, tmp_path)
+    assert read_progress(tmp_path) == trainer.progress

@@ -75,6 +75,17 @@ def test_prepared_interactions_give_the_same_data(store: Store, partitions: int)
     assert_equal(_load(store, prepared=root), _load(store))
 
 
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_provenance_tells_whether_a_column_marked_the_test_rows(
+    store: Store, is_marked: bool
+) -> None:
+    if is_marked:
+        log = store.read_table("log.parquet")
+        flags = [time > 30 for time in log["timestamp"].to_pylist()]
+        store.write_table("log.parquet", log.append_column("evaluation", [flags]))
+    assert _load(store).provenance.interactions.has_marked_test_rows == is_marked
+
+
 def test_clusters_and_artists_are_loaded_for_guidelines_that_use_them(store: Store) -> None:
     data = _load(store)
     assert data.clusters is not None

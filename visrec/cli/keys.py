@@ -20,6 +20,8 @@ Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
 
 # Of these a message may show the path: it names a place, and is no token of a service.
 _PLACES = ("file", "s3", "s3a", "s3n", "postgresql", "postgres", "redis", "rediss", "dynamodb")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/+")  # a slash may be missing
+_HTTP_HOST = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?/", re.IGNORECASE)
 _COMMON = ("config", "help", "print_config")  # keys of jsonargparse that every job has
 _SEE_HELP = "(--help lists every key.)"
 _TYPE_NAMES: dict[object, str] = {
@@ -34,12 +36,19 @@ def without_secrets(value: object) -> str:
     """A value of any type as messages show it: an address in it may contain a password or a
     token."""
     text = str(value)
-    match = re.search(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    if match is None:  # a slash may be missing
-        return mask_secrets(text) if "@" in text else text
-    before, address = text[: match.start()], text[match.start() :]
-    is_place = match[1].lower() in _PLACES and address.count("://") == 1
-    return before + (mask_secrets(address) if is_place else f"{match[0]}...")
+    match = _ADDRESS.search(text)
+    before = text[: match.start()] if match else text
+    shown = mask_secrets(before) if "@" in before else before
+    return shown + _shown_address(match) if match else shown
+
+
+def _shown_address(match: re.Match[str]) -> str:
+    """An address as messages show it, with all that follows it in the text."""
+    text = match.string[match.start() :]
+    if match[1].lower() in _PLACES and len(_ADDRESS.findall(text)) == 1:
+        return mask_secrets(text)
+    host = _HTTP_HOST.match(text)
+    return f"{host[0] if host and '@' not in text else match[0]}..."
 
 
 def config_keys(config_type: Any, prefix: str = "") -> dict[str, object]:

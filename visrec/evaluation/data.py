@@ -241,7 +241,12 @@ def _restore_split(
             f"The training of {artifact.model_id} held nothing out: {why}, and evaluate again."
         )
     split = restore_split(
-        log, item_ids, pairs, interactions.last_timestamp, artifact.provenance.data.split
+        log,
+        item_ids,
+        pairs,
+        interactions.last_timestamp,
+        artifact.provenance.data.split,
+        is_marked=interactions.has_marked_test_rows,
     )
     if not len(split.held_out):
         raise InputError(

@@ -26,8 +26,8 @@ from visrec.interactions.log import ReadReport
 from visrec.models.artifact import read_training_record
 from visrec.models.provenance import DataProvenance
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import HELD_BACK, read_run_manifest
-from visrec.publication.pointer import Pointer, read_pointer, read_published_manifest
+from visrec.publication.manifest import HELD_BACK, RunManifest, read_run_manifest
+from visrec.publication.pointer import Pointer, read_published
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
 
@@ -155,15 +155,16 @@ def _trial(row: Mapping[str, Any]) -> SweepTrial:
 
 def _read_publications(sources: FactSources, _: str) -> dict[str, Any]:
     """What is published, and what gates held back."""
-    pointer, _version = read_pointer(sources.recommendations)
+    pointer, run = read_published(sources.recommendations)
     return {
-        "publication": _read_publication(sources.recommendations, pointer),
+        "publication": _read_publication(sources.recommendations, pointer, run),
         "held_back": _read_held_back(sources.recommendations, pointer),
     }
 
 
-def _read_publication(recommendations: Store, pointer: Pointer) -> Publication | None:
-    run = read_published_manifest(recommendations, say=lambda _: None)
+def _read_publication(
+    recommendations: Store, pointer: Pointer, run: RunManifest | None
+) -> Publication | None:
     if run is None:
         return None
     before = None

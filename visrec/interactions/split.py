@@ -123,6 +123,11 @@ def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     return part_R
 
 
+def has_marked_test_rows(log: InteractionLog, config: SplitConfig) -> bool:
+    """Whether the test rows are those that an `evaluation` column marks."""
+    return config.test and config.at is None and log.evaluation_flag_R is not None
+
+
 def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart) -> str:
     """Explains why the split holds out nobody for `part`, and what would help."""
     if not len(log.item_R):
@@ -205,7 +210,8 @@ def select_held_out(
         config: what `split` was called with.
     """
     split_time = config.at_timestamp() if part == SplitPart.TEST else None
-    return _targets_and_profiles(log, part_R == part, part_R < part, split_time, config)
+    may_cut = config.by == "item" or has_marked_test_rows(log, config)
+    return _targets_and_profiles(log, part_R == part, part_R < part, split_time, may_cut)
 
 
 def _targets_and_profiles(
@@ -213,15 +219,23 @@ def _targets_and_profiles(
     target_R: npt.NDArray[np.bool_],
     profile_R: npt.NDArray[np.bool_],
     at: int | None,
-    config: SplitConfig,
+    may_cut_baskets: bool,
 ) -> HeldOut:
+    """Selects the users with targets and a profile.
+
+    Args:
+        log: the rows.
+        target_R: (R,) which rows are targets.
+        profile_R: (R,) which rows may be in profiles, if they are not later than the targets.
+        at: the moment from which everything is a target, in seconds; None without one.
+        may_cut_baskets: a row may be a target without the rest of its basket, because it is marked
+            or a single item is held out.
+    """
     user_R = log.user_R
     time_U = np.full(len(log.user_ids), np.iinfo(np.int64).max if at is None else at)
     if at is None:
         np.minimum.at(time_U, user_R[target_R], log.time_R[target_R])
-    # A row may be marked, or a single item held out, without the rest of its basket.
-    holds_out_parts = config.by == "item" or log.evaluation_flag_R is not None
-    last_U = time_U if at is None and holds_out_parts else time_U - 1
+    last_U = time_U if at is None and may_cut_baskets else time_U - 1
     targets = log.items_where(target_R)
     profiles = log.items_where(profile_R & (log.time_R <= last_U[user_R]))
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
@@ -267,6 +281,8 @@ def restore_split(
     pairs: pa.Table,
     last_timestamp: int,
     config: SplitConfig,
+    *,
+    is_marked: bool = False,
 ) -> RestoredSplit:
     """Splits interactions as a model's training did, whatever was added or removed since.
 
@@ -280,6 +296,8 @@ def restore_split(
         pairs: what `held_out_pairs` returned in training.
         last_timestamp: the last timestamp of the training's interactions, in seconds.
         config: the configuration of the training's split.
+        is_marked: whether an `evaluation` column marked the test rows of the training. Otherwise
+            the column that the log has now changes nothing.
     """
     log = log.before(last_timestamp + 1)
     user_P, item_P = index_in(pairs["user_id"], log.user_ids), index_in(pairs["item_id"], item_ids)
@@ -291,8 +309,9 @@ def restore_split(
     # What users without a profile took then is no target, and was not known to training either.
     if split_time is not None:
         known_R &= log.time_R < split_time
-    elif log.evaluation_flag_R is not None:
+    elif is_marked and log.evaluation_flag_R is not None:
         known_R &= ~log.evaluation_flag_R
-    held_out = _targets_and_profiles(log, target_R, known_R, split_time, config)
+    may_cut = config.by == "item" or is_marked
+    held_out = _targets_and_profiles(log, target_R, known_R, split_time, may_cut)
     num_missing = len(pairs) - len(held_out.targets.values)
     return RestoredSplit(log, held_out, log.items_where(known_R), num_missing)

@@ -19,12 +19,14 @@ class InteractionsProvenance:
         min_rating: rows with a lower rating were left out; None keeps all rows.
         as_of: the cutoff, as it was given; None where there was none.
         last_timestamp: Unix seconds of the latest row; None without rows.
+        has_marked_test_rows: whether an `evaluation` column marked the test rows.
     """
 
     digest: str | None = None
     min_rating: float | None = None
     as_of: str | None = None
     last_timestamp: int | None = None
+    has_marked_test_rows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

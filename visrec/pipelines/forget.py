@@ -291,10 +291,7 @@ def _forget_in_models(
     names = [n for n in _folders_with(models, artifact.MODEL_MANIFEST) if n]
     results = _map_all(_forget_in_model, [(models / name, user_ids) for name in names], failures)
     digests = {old: new for _, earlier, new in results for old in earlier}
-    if models.exists(artifact.LATEST):
-        latest = models.read_json(artifact.LATEST)
-        if latest["digest"] in digests:
-            models.write_json(artifact.LATEST, {**latest, "digest": digests[latest["digest"]]})
+    _map_all(_renew_latest, [(models, digests)], failures)
     return sum(removed for removed, _, _ in results), digests
 
 
@@ -302,6 +299,25 @@ def _forget_in_model(model: Store, user_ids: pa.Array) -> tuple[int, list[str], 
     """How many rows were removed, the model's earlier digests, and its present one."""
     removed = artifact.forget_users(model, user_ids)
     return removed, artifact.earlier_digests(model), artifact.read_digest(model)
+
+
+def _renew_latest(models: Store, digests: Mapping[str, str]) -> None:
+    """Records the present digest of the model that was trained last.
+
+    Raises:
+        InputError: the file that names it is damaged.
+    """
+    if not models.exists(artifact.LATEST):
+        return
+    latest = models.read_json(artifact.LATEST)
+    if not isinstance(latest, dict) or not isinstance(latest.get("digest"), str):
+        raise InputError(
+            f"{models.uri(artifact.LATEST)} is damaged; expected the model_id and digest of the "
+            "model that was trained last. Train again, which writes the file.",
+            path=models.uri(artifact.LATEST),
+        )
+    if latest["digest"] in digests:
+        models.write_json(artifact.LATEST, {**latest, "digest": digests[latest["digest"]]})
 
 
 def _forget_in_evaluations(

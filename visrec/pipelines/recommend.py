@@ -23,7 +23,7 @@ from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.gate_context import NO_LAST, ServingChoice
 from visrec.publication.held_out_gates import HeldOutFigures
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
-from visrec.publication.pointer import read_published_manifest
+from visrec.publication.pointer import read_published
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
@@ -164,7 +164,7 @@ def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendation
     inputs = scoring_inputs(config)
     source = call(read_run_source, inputs, _list_settings(config))
     store = run_store(recommendations, config.run_id or source.digests.digest)
-    last = read_published_manifest(recommendations, warn)
+    _, last = read_published(recommendations, warn)
     return _Run(config, choice, inputs, source, store, last)
 
 

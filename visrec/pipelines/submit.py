@@ -55,7 +55,7 @@ def submit(arguments: Sequence[str]) -> int:
         )
     logging.getLogger("ray").setLevel(logging.ERROR)  # else it names every file that it packs
     client = _connect()
-    advise_when_stopped("The command may run in the cluster: `ray job list` shows that.")
+    advise_when_stopped("The command may run in the cluster: `ray job list` shows whether it does.")
     job = _submit(client, shlex.join(["python", "-m", "visrec", *arguments]))
     advise_when_stopped(
         f"{job} still runs in the cluster: `ray job status {job}` shows how it is, and "
@@ -180,6 +180,6 @@ async def _follow(
                     return details
                 raise VisrecError(
                     f"The cluster has not answered for {_SILENCE_S:.0f} s ({lost}). {job} may "
-                    f"still run: `ray job status {job}` shows that."
+                    f"still run: `ray job status {job}` shows whether it does."
                 ) from lost
         await asyncio.sleep(pause_s)

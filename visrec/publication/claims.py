@@ -103,7 +103,7 @@ def claim_run(run: Store, inputs_digest: str) -> None:
 
     Raises:
         InputError: the run is sealed for other inputs, or these inputs have lost it to others.
-        ConflictError: retention is removing the run, or `visrec forget` files of it.
+        ConflictError: retention is removing the run, or `visrec forget` is removing files of it.
     """
     # The first try creates the claim. If there is one, it is read, and the next try replaces
     # exactly the claim that was read.
@@ -121,8 +121,9 @@ def claim_run(run: Store, inputs_digest: str) -> None:
             )
         if claim.state == "forgetting":
             raise ConflictError(
-                f"`visrec forget` is removing users from {run.root}. Run the job again when it has "
-                "ended; if it was interrupted, start it again first."
+                f"`visrec forget` is removing users from {run.root}. Run the job again when "
+                "`visrec forget` has ended; if it was interrupted, start `visrec forget` again "
+                "first."
             )
         if claim.inputs_digest == inputs_digest:
             return

@@ -1,9 +1,9 @@
 """Removes users from runs that are kept, while readers see a whole run at every moment.
 
-A run without a manifest only loses its files with these users, and damaged ones, which may have
-them; its job makes the files again. In a complete run, each file that may have these users is
-compared with the manifest's hash. Those with the users are written again under new names, without
-them. Then, if the run is the published one:
+A run without a manifest only loses its files with these users, and damaged files, which may have
+the users, too; its job makes these files again. In a complete run, each file that may have the
+users is compared with the manifest's hash. Those with the users are written again under new names,
+without them. Then, if the run is the published one:
 
 1. The new manifest is written under a name of its own.
 2. The pointer is moved to this name and its SHA-256, by the usual conditional write; tables follow.
@@ -263,13 +263,16 @@ def _rewrite_shard(
     """Writes a shard's two files again, under a new name, which both share."""
     lists_before, fingerprints_before = _read_shard(run, name, manifest)
     table, gone, kept = _split(lists_before, forgotten)
-    fingerprints, cold = None, gone
+    fingerprints, removed = None, [gone]
     if fingerprints_before is not None:
-        _, cold, fingerprint_table = _split(fingerprints_before, forgotten)
+        _, gone_fingerprints, fingerprint_table = _split(fingerprints_before, forgotten)
+        removed.append(gone_fingerprints)
         fingerprints = with_sha256(fingerprint_table, {}, parquet_file)
     cold_before = int((table.schema.metadata or {})[COLD_USERS_KEY.encode()])
-    # Lists in the long layout do not tell, so without fingerprints this is an upper bound.
-    removed_cold = pc.sum(cold[COLD]).as_py() or 0 if COLD in cold.column_names else 0
+    # Lists in the long layout do not tell, nor do fingerprints of an earlier version: without
+    # either, the new count is an upper bound.
+    cold = next((rows[COLD] for rows in removed if COLD in rows.column_names), None)
+    removed_cold = 0 if cold is None else pc.sum(cold).as_py() or 0
     cold_users = min(cold_before - removed_cold, pc.count_distinct(kept[_USER]).as_py())
     lists = with_sha256(kept, {COLD_USERS_KEY: str(cold_users)}, lists_file)
     content = hashlib.sha256(lists + (fingerprints or b"")).hexdigest()

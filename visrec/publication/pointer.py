@@ -94,7 +94,7 @@ def replace_pointer(recommendations: Store, pointer: Pointer, version: str | Non
     return recommendations.compare_and_swap(LATEST, to_json(pointer.to_dict()), version)
 
 
-def read_published(recommendations: Store) -> tuple[Pointer, bytes | None]:
+def _read_published_bytes(recommendations: Store) -> tuple[Pointer, bytes | None]:
     """The pointer, and the bytes of the manifest that it names.
 
     While users are removed from the run, the manifest is replaced and may have a name of its own.
@@ -123,7 +123,7 @@ def open_published(recommendations: Store) -> tuple[Pointer, RunManifest | None]
         InputError: the pointer is damaged; or the manifest is missing, or is not what was
             published, or another version of visrec wrote it.
     """
-    pointer, data = read_published(recommendations)
+    pointer, data = _read_published_bytes(recommendations)
     if pointer.run_id is None:
         return pointer, None
     uri = recommendations.uri(str(pointer.manifest))
@@ -136,33 +136,33 @@ def open_published(recommendations: Store) -> tuple[Pointer, RunManifest | None]
     return pointer, parse_manifest(data, uri)
 
 
-def read_published_manifest(
-    recommendations: Store, say: Callable[[str], None]
-) -> RunManifest | None:
-    """The manifest of the published run; None where there is none that can be used.
+def read_published(
+    recommendations: Store, say: Callable[[str], None] = lambda _: None
+) -> tuple[Pointer, RunManifest | None]:
+    """The pointer and the published run's manifest, which is None if there is none to be used.
 
-    The last publication only saves work and gives the gates something to compare with. So if its
-    manifest is missing or is not what was published, it counts as absent, and `say` gets a message.
+    This is for those who can go on without the last publication. If its manifest is missing or is
+    not what was published, it counts as absent, and `say` gets a message.
 
     Raises:
         InputError: the pointer is damaged.
     """
-    pointer, data = read_published(recommendations)
+    pointer, data = _read_published_bytes(recommendations)
     if pointer.run_id is None:
-        return None
+        return pointer, None
     uri = recommendations.uri(str(pointer.manifest))
     if data is None:
         problem = "is missing or is not what was published"
     else:
         try:
-            return parse_manifest(data, uri)
+            return pointer, parse_manifest(data, uri)
         except InputError:  # the bytes are right, so another version of visrec wrote them
             problem = "was written by another version of visrec"
     say(
         f"The manifest of the last publication, {uri}, {problem}: this run goes on as if nothing "
         "had been published before it."
     )
-    return None
+    return pointer, None
 
 
 def _is_text(value: object) -> bool:

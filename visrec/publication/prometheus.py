@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import RunManifest, parse_manifest
+from visrec.publication.manifest import RunManifest
 from visrec.publication.pointer import Pointer, read_published
 from visrec.storage.store import Store
 
@@ -44,7 +44,7 @@ def metrics_text(
         seconds: wall time of the job.
 
     Raises:
-        InputError: the pointer or the published manifest is damaged.
+        InputError: the pointer is damaged.
     """
     label = {"job": job}
     samples: dict[str, list[Sample]] = {
@@ -52,9 +52,8 @@ def metrics_text(
         "visrec_last_end_timestamp_seconds": [(label, ended_at)],
         "visrec_last_seconds": [(label, seconds)],
     }
-    pointer, data = read_published(recommendations)
-    if data is not None:
-        manifest = parse_manifest(data, recommendations.uri(str(pointer.manifest)))
+    pointer, manifest = read_published(recommendations)
+    if manifest is not None:
         samples |= _run_samples(manifest, pointer)
     return "".join(_lines(samples))
 

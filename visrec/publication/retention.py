@@ -27,7 +27,7 @@ from datetime import date
 from visrec.errors import InputError
 from visrec.publication.claims import CLAIM, State, read_claim, removal_claim
 from visrec.publication.manifest import RUN_MANIFEST, remove_stray_files
-from visrec.publication.pointer import read_pointer, read_published_manifest, replace_pointer
+from visrec.publication.pointer import read_pointer, read_published, replace_pointer
 from visrec.publication.run_spec import run_store
 from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store
@@ -47,8 +47,8 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
             night is not removed by its own start; another night's retention removes it if `keep`
             nights are newer.
     """
-    pointer, _ = read_pointer(recommendations)
-    if read_published_manifest(recommendations, say=lambda _: None) is not None:
+    pointer, manifest = read_published(recommendations)
+    if manifest is not None:
         remove_stray_files(run_store(recommendations, str(pointer.run_id)))
     files = {entry.name for entry in recommendations.list("run=")}
     runs = {name.partition("/")[0].removeprefix("run=") for name in files}

@@ -24,7 +24,7 @@ from visrec.publication.pointer import (
     Pointer,
     TableFormat,
     read_pointer,
-    read_published_manifest,
+    read_published,
     replace_pointer,
 )
 from visrec.publication.symlink_manifest import SymlinkManifest
@@ -124,7 +124,7 @@ def with_tables(pointer: Pointer, tables: Collection[TableFormat]) -> Pointer:
 def _published_content(recommendations: Store, pointer: Pointer) -> TableContent | None:
     """What a table shows of the published run; None if nobody can read that run anyway, because
     its manifest is missing or damaged."""
-    manifest = read_published_manifest(recommendations, say=lambda _: None)
+    _, manifest = read_published(recommendations)
     if manifest is None:
         return None
     return TableContent(recommendations, manifest, pointer.sequence, str(pointer.manifest_sha256))

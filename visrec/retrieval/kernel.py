@@ -209,7 +209,7 @@ def nearest(vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, kernel: ctypes.C
     if vectors_Nd.strides[1] != vectors_Nd.itemsize:
         vectors_Nd = _floats(vectors_Nd)
     row_BK = np.ascontiguousarray(row_BK, np.int64)
-    require_rows(row_BK[row_BK >= 0], len(vectors_Nd))
+    require_rows(row_BK, len(vectors_Nd), least=-1)
     lists = _lists(profiles, len(vectors_Nd))
     nearest_BK = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(

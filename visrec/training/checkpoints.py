@@ -36,7 +36,7 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> None:
     }
     contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
     state = {
-        "progress": _to_json(trainer.progress),
+        "progress": asdict(trainer.progress),
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
         "scheduler": {k: v for k, v in trainer.scheduler.state_dict().items() if _is_json(v)},
     }
@@ -69,18 +69,9 @@ def read_progress(folder: Path) -> Progress:
     return _progress(json.loads((folder / _STATE).read_text())["progress"])
 
 
-def _to_json(progress: Progress) -> dict[str, Any]:
-    """The fields of a progress; that of the first fit is called `selection` in a checkpoint."""
-    state = asdict(progress)
-    del state["first_fit_progress"]
-    first = progress.first_fit_progress
-    return {**state, "selection": None if first is None else _to_json(first)}
-
-
 def _progress(state: dict[str, Any]) -> Progress:
-    fields = dict(state)
-    first = fields.pop("selection")
-    return Progress(**fields, first_fit_progress=None if first is None else _progress(first))
+    first = state["first_fit_progress"]
+    return Progress(**{**state, "first_fit_progress": None if first is None else _progress(first)})
 
 
 def _averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
