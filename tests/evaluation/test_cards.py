@@ -1,6 +1,8 @@
 """Cards: whole pictures as small WebP, titles, and a bound on the size of a page."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from visrec.evaluation.report_content import (
 )
 from visrec.sources.images import PictureSource
 from visrec.storage.input_table import InputTable
+from visrec.storage.store import Store
 
 
 def picture(width: int, height: int, kind: str = "PNG") -> bytes:
@@ -163,6 +166,27 @@ def test_proxy_that_cannot_be_used_costs_nothing_but_pictures(
     nowhere = InputTable(uri=str(tmp_path / "nowhere.parquet"), key="items")
     with pytest.raises(InputError, match="--items"):
         add_pictures([], clusters, PictureSource(images), nowhere)
+
+
+def test_cards_leave_no_file_of_pictures_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = pa.table({"item_id": ["a", "b"], "image": [picture(40, 30)] * 2})
+    pq.write_table(pictures, tmp_path / "images.parquet")
+    opened: list[pa.NativeFile] = []
+    really = Store.open_input
+
+    @contextmanager
+    def recorded(store: Store, name: str) -> Iterator[pa.NativeFile]:
+        with really(store, name) as file:
+            opened.append(file)
+            yield file
+
+    monkeypatch.setattr(Store, "open_input", recorded)
+    (card,) = make_cards(pa.array(["a"]), PictureSource(str(tmp_path)), None).values()
+    assert card.thumbnail
+    assert opened
+    assert all(file.closed for file in opened)
 
 
 def test_first_view_that_can_be_decoded_is_shown(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from visrec.sources.images import (
     LISTING_SCHEMA,
     PictureSource,
     SkippedFiles,
+    close_readers,
     fetch_pictures,
     list_pictures,
 )
@@ -322,22 +325,54 @@ def test_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None:
     assert fetched(listing) == expected
 
 
+def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[pa.NativeFile]:
+    """Collects the files that stores open from now on."""
+    opened: list[pa.NativeFile] = []
+    really = Store.open_input
+
+    @contextmanager
+    def recorded(store: Store, name: str) -> Iterator[pa.NativeFile]:
+        with really(store, name) as file:
+            opened.append(file)
+            yield file
+
+    monkeypatch.setattr(Store, "open_input", recorded)
+    return opened
+
+
 def test_row_group_is_read_once_by_all_tasks_of_a_thread(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [f"i{n:03}" for n in range(256)]
     write_parquet(store, "x.parquet", images(*ids), row_group_size=1_000)
-    listing, opened = listed(store.uri("x.parquet")), []
-    really = Store.open_input
-
-    def counted(store: Store, name: str) -> Any:
-        opened.append(name)
-        return really(store, name)
-
-    monkeypatch.setattr(Store, "open_input", counted)
+    listing = listed(store.uri("x.parquet"))
+    opened = opened_files(monkeypatch)
     found = [data for start in range(0, 256, 64) for data in fetched(listing.slice(start, 64))]
     assert found == [f"bytes of {item_id}".encode() for item_id in ids]
-    assert opened == ["x.parquet"]
+    assert [file.closed for file in opened] == [True]
+
+
+def test_row_groups_of_several_views_are_read_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"i{n:03}" for n in range(128)]
+    write_parquet(store, "x.parquet", images(*ids * 3), row_group_size=128)
+    listing = listed(store.uri("x.parquet"))
+    opened = opened_files(monkeypatch)
+    for start in range(0, 128, 16):
+        part = [view * 128 + row for row in range(start, start + 16) for view in range(3)]
+        assert fetched(listing.take(part)) == [f"bytes of {ids[n % 128]}".encode() for n in part]
+    assert [file.closed for file in opened] == [True] * 3
+
+
+def test_few_unfinished_row_groups_stay_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(store, "x.parquet", images(*(f"i{n}" for n in range(20))), row_group_size=2)
+    opened = opened_files(monkeypatch)
+    for n in range(0, 20, 2):
+        assert fetched(listed(store.uri("x.parquet")).slice(n, 1)) == [f"bytes of i{n}".encode()]
+    assert sum(not file.closed for file in opened) == 4
+    close_readers()
+    assert all(file.closed for file in opened)
 
 
 def test_file_that_was_written_again_is_read_again(store: Store) -> None:

@@ -14,7 +14,7 @@ from visrec.features.containers import PictureError
 from visrec.features.decode import PictureLimits, decode_whole
 from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.ids import TEXT, is_in
-from visrec.sources.images import PictureSource, fetch_pictures, list_pictures
+from visrec.sources.images import PictureSource, close_readers, fetch_pictures, list_pictures
 from visrec.sources.views import item_starts, order_views
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
@@ -138,6 +138,8 @@ def _pictures(
         except InputError as error:  # of a proxy, or of a file that got shorter
             problems.append(str(error))
             return
+        finally:
+            close_readers()  # the items are a few of all
         for item_id, answer in zip(first["item_id"].to_pylist(), answers, strict=True):
             if isinstance(answer, StorageError) or answer.data is None:
                 continue

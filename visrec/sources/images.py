@@ -32,6 +32,7 @@ from visrec.storage.tables import open_parquet
 
 _PAGE_ROWS = 10_000
 _PICTURES_AT_ONCE = 64  # of Parquet; one row group may be the whole table
+_MAX_READERS = 4  # of row groups that a thread has begun, each with so many pictures
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -335,9 +336,23 @@ def _fetch_one(
 
 
 # Pictures in Parquet. A row group can only be read from its start, and may have all pictures of a
-# table. So each thread keeps the one that it is in: tasks ask for rows in ascending order.
+# table. So each thread keeps those that it has begun: tasks ask for rows in ascending order, and
+# the views of an item may be in several row groups.
 
-_current = local()
+
+class _Readers(local):
+    """Readers of this thread, by `_RowGroupReader.key`; the latest is the last."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[tuple[str, int, str], _RowGroupReader] = {}
+
+
+_readers = _Readers()
+
+
+def close_readers() -> None:
+    """Closes the Parquet files that `fetch_pictures` keeps open in this thread for later rows."""
+    _readers.by_key.clear()
 
 
 def _position(row: dict[str, Any]) -> str:
@@ -349,14 +364,17 @@ def _read_pictures(rows: list[dict[str, Any]]) -> dict[str, bytes]:
     """The bytes of rows of a listing that are in Parquet, by `_position`."""
     found: dict[str, bytes] = {}
     ordered = sorted(rows, key=lambda row: (row["uri"], row["row_group"], row["row"]))
-    for _, group in groupby(ordered, key=_RowGroupReader.key):
+    readers = _readers.by_key
+    for key, group in groupby(ordered, key=_RowGroupReader.key):
         in_group = list(group)
-        reader: _RowGroupReader | None = getattr(_current, "reader", None)
-        _current.reader = None  # it is of no use after an error
-        if reader is None or not reader.can_read(in_group[0]):
+        reader = readers.pop(key, None)  # it is of no use after an error
+        if reader is None or not reader.can_read(in_group[0]["row"]):
             reader = _RowGroupReader(in_group[0])
         pictures = reader.read([row["row"] for row in in_group])
-        _current.reader = reader
+        if not reader.is_finished:
+            readers[key] = reader
+        if len(readers) > _MAX_READERS:
+            del readers[next(iter(readers))]
         found |= {_position(row): data for row, data in zip(in_group, pictures, strict=True)}
     return found
 
@@ -366,21 +384,24 @@ class _RowGroupReader:
 
     Args:
         row: a row of a listing, in the row group.
+
+    Attributes:
+        is_finished: whether it has read the last row.
     """
 
     def __init__(self, row: dict[str, Any]) -> None:
-        self._key = self.key(row)
+        self._uri, self.is_finished = row["uri"], False
         self._batches = _read_row_group(row["uri"], row["row_group"])
-        self._start, self._batch = 0, pa.array([], pa.large_binary())
+        self._start, self._batch, self._rows = 0, pa.chunked_array([], pa.large_binary()), 0
 
     @staticmethod
     def key(row: dict[str, Any]) -> tuple[str, int, str]:
         """The row group that a row of a listing is in, and the version of its file."""
         return row["uri"], row["row_group"], row["source"].rpartition("/")[0]
 
-    def can_read(self, row: dict[str, Any]) -> bool:
+    def can_read(self, row: int) -> bool:
         """Whether this row and those after it can still be read."""
-        return self._key == self.key(row) and row["row"] >= self._start
+        return row >= self._start
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """The pictures of these rows, which ascend; no bytes for a null."""
@@ -388,23 +409,25 @@ class _RowGroupReader:
         for row in rows:
             while row >= self._start + len(self._batch):
                 self._start += len(self._batch)
-                self._batch = self._next_batch()
+                self._batch, self._rows = self._next_batch()
             found.append(self._batch[row - self._start].as_py() or b"")
+            self.is_finished = row == self._rows - 1
         return found
 
-    def _next_batch(self) -> pa.ChunkedArray:
+    def _next_batch(self) -> tuple[pa.ChunkedArray, int]:
         batch = next(self._batches, None)
         if batch is None:
             raise InputError(
-                f"{self._key[0]} (--images) has fewer rows than when it was listed; run the job "
+                f"{self._uri} (--images) has fewer rows than when it was listed; run the job "
                 "again when nothing writes it.",
-                path=self._key[0],
+                path=self._uri,
                 key="images",
             )
         return batch
 
 
-def _read_row_group(uri: str, group: int) -> Iterator[pa.ChunkedArray]:
+def _read_row_group(uri: str, group: int) -> Iterator[tuple[pa.ChunkedArray, int]]:
+    """The pictures of a row group in batches, each with the number of rows of the group."""
     store, name = file_at(uri)
     where = f"{uri} (--images)"
     with (
@@ -412,5 +435,6 @@ def _read_row_group(uri: str, group: int) -> Iterator[pa.ChunkedArray]:
         table_errors(where),
         open_parquet(source, where) as parquet,
     ):
+        rows = parquet.metadata.row_group(group).num_rows
         for batch in parquet.iter_batches(_PICTURES_AT_ONCE, [group], columns=["image"]):
-            yield PICTURE.cast(pa.chunked_array([batch["image"]]), pa.large_binary())
+            yield PICTURE.cast(pa.chunked_array([batch["image"]]), pa.large_binary()), rows
