@@ -94,6 +94,7 @@ def test_ids_are_read_from_lines_or_from_a_table(tmp_path: Path) -> None:
     for name in ("ids", "ids.csv"):
         assert read_user_ids(str(tmp_path / name)).to_pylist() == ["b", "a"]
     (tmp_path / "empty.txt").write_text("\n")
-    for name in ("empty.txt", "missing.txt"):
-        with pytest.raises(InputError, match=r"Found no id in .*Change --users"):
-            read_user_ids(str(tmp_path / name))
+    with pytest.raises(InputError, match=r"Found no id in .*Change --users"):
+        read_user_ids(str(tmp_path / "empty.txt"))
+    with pytest.raises(InputError, match=r"There is no file .*missing\.txt .*Change --users"):
+        read_user_ids(str(tmp_path / "missing.txt"))

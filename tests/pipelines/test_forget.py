@@ -1,5 +1,6 @@
 """What `visrec forget` reads of others: the ids, files of the user's own, targets that are down."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from visrec.errors import InputError, VisrecError
 from visrec.evaluation.results import PER_USER
 from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
 from visrec.models.artifact import LATEST, MODEL_MANIFEST
-from visrec.pipelines.forget import ForgetJob, main, read_user_ids
+from visrec.pipelines.forget import ForgetJob, check, main, read_user_ids
 from visrec.publication.completion import finish_run
 from visrec.publication.manifest import require_intact_run
 from visrec.storage.store import Store
@@ -25,6 +26,20 @@ IDS = ["jürgen", "12"]
 def run_forget(workspace: Path, summary: Summary, **keys: Any) -> None:
     (workspace / "gone.txt").write_text("\n".join(IDS))
     main(ForgetJob(workspace=str(workspace), users=str(workspace / "gone.txt"), **keys), summary)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_workspace_that_is_not_there_or_empty_is_refused(is_there: bool, tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").write_text("12")
+    workspace = tmp_path / "shp"
+    if is_there:
+        workspace.mkdir()
+    job = ForgetJob(workspace=str(workspace), users=str(tmp_path / "gone.txt"))
+    with pytest.raises(InputError, match=r"no folder .*/shp, or nothing in it; .*--workspace"):
+        check(job)
+    assert workspace.exists() == is_there
+    # Runs that are elsewhere need nothing in the workspace.
+    check(dataclasses.replace(job, recommendations=str(tmp_path / "runs")))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -96,6 +96,14 @@ class ForgetJob(JobConfig):
 
 
 def check(config: ForgetJob) -> None:
+    workspace = Store.at(config.workspace)
+    if config.recommendations is None and not any(list_all_files(workspace)):
+        raise InputError(
+            f"Found no folder {config.workspace}, or nothing in it; expected a workspace. Change "
+            "--workspace.",
+            path=workspace.root,
+            key="workspace",
+        )
     read_user_ids(config.users)
     # Counted last; a wrong column must not be found after everything else was removed.
     require_interactions(config.interactions, find_interactions(config, config.interactions))
@@ -226,8 +234,15 @@ def read_user_ids(uri: str) -> pa.LargeStringArray:
     if not is_table_name(uri) and not any(Store.at(uri).list()):
         store, name = file_at(uri)
         found = store.read_if_exists(name)
+        if found is None:
+            raise InputError(
+                f"There is no file {uri} (--users); expected a text file with an id in each line, "
+                "or a table with user_id. Change --users.",
+                path=uri,
+                key="users",
+            )
         # Not `splitlines`: an id may have other characters at which it would split.
-        lines = re.split("\r\n|\r|\n", _decode(found[0], f"{uri} (--users)")) if found else []
+        lines = re.split("\r\n|\r|\n", _decode(found[0], f"{uri} (--users)"))
         for number, line in enumerate(lines, 1):
             if line.strip() not in ("", line):
                 raise InputError(
