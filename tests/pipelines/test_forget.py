@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.exports.lists import made_lists, publish
@@ -173,3 +174,26 @@ def test_ids_of_items_with_a_picture_or_a_text_are_ambiguous(name: str, tmp_path
     summary = Summary("forget")
     main(ForgetJob(workspace=str(tmp_path), users=str(tmp_path / "users.txt")), summary)
     assert str(summary.rows["searched in columns of users only"]).startswith("1 ids")
+
+
+PLACES = ("evaluation/per_user", "models/m1/held_out", "recommendations/run=r1/part-x")
+
+
+def test_ids_that_occur_nowhere_are_counted_and_printed_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of five users, each of the first four is in one place, the last in none."""
+    for number, place in enumerate(PLACES):
+        file = tmp_path / f"{place}.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"user_id": [str(number)]}), file)
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n3,a,1\n")
+    (tmp_path / "gone.txt").write_text("0\n1\n2\n3\ntypo-0001\n")
+    job, summary = ForgetJob(workspace=str(tmp_path), users=str(tmp_path / "gone.txt")), Summary("")
+    with pytest.raises(VisrecError, match="still name"):  # a file of no run stays
+        main(job, summary)
+    assert summary.rows["users found nowhere"] == 1
+    assert "1 of 5 users are in no interactions, model, list or evaluation: typo-0001." in (
+        capsys.readouterr().out
+    )
+    assert "typo-0001" not in str(summary.to_dict())
