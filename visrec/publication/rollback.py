@@ -43,7 +43,9 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     if version is None or pointer.run_id is None:
         raise InputError(
             f"Found no publication at all in {recommendations.root}; expected a run to go back to. "
-            "Name the directory of the runs with --recommendations."
+            "Name the directory of the runs with --recommendations.",
+            path=recommendations.root,
+            key="recommendations",
         )
     if run_id is None:
         why = ": after a rollback, the pointer remembers none" if pointer.rolled_back else ""
