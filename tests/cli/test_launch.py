@@ -100,6 +100,26 @@ def test_lost_process_is_explained(
     assert "(WorkerCrashedError)" in text
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_missing_workspace_is_told_first_if_the_input_would_be_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_there: bool, is_elsewhere: bool
+) -> None:
+    workspace, runs = tmp_path / "shp", tmp_path / "elsewhere"
+    if is_there:
+        workspace.mkdir()
+    flags = ["--recommendations", str(runs)] if is_elsewhere else []
+    with (
+        mock.patch.object(sys, "argv", ["visrec rollback", "--workspace", str(workspace), *flags]),
+        pytest.raises(SystemExit) as end,
+    ):
+        commands.rollback()
+    assert end.value.code == 2
+    told = f"rollback: There is no folder {workspace} (--workspace). Found no publication at all"
+    assert (told in capsys.readouterr().err) == (not is_there and not is_elsewhere)
+    assert workspace.exists() == is_there
+
+
 @pytest.mark.parametrize(("only_reads", "exit_code"), [(True, 0), (False, 1)])
 def test_summary_is_shown_if_it_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], only_reads: bool, exit_code: int

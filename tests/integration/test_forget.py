@@ -51,6 +51,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     with gzip.open(exported, "rt") as lines:
         assert {json.loads(line)["user_id"] for line in lines} == before.keys() - set(gone)
     assert summary.rows["users"] == 2
+    assert summary.rows["users found nowhere"] == 0
     assert summary.rows["lists removed"] == 2
     assert summary.rows["rows of models removed"] > 0
     assert summary.rows["rows of metrics removed"] == 2 * 9  # nine rows of the table
@@ -76,6 +77,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     gates = json.loads((lists / "run=next" / RUN_MANIFEST).read_text())["gates"]
     assert {gate["outcome"] for gate in gates if gate["key"] == "gates.min_gain"} == {"passed"}
     again = run_forget(tmp_path, users=str(tmp_path / "gone.txt"))
+    assert again.rows["users found nowhere"] == 2
     assert again.rows["lists removed"] == again.rows["rows of metrics removed"] == 0
     assert str(again.rows["interactions still there"]).startswith("none in ")
 
@@ -94,6 +96,7 @@ def test_ids_are_read_from_lines_or_from_a_table(tmp_path: Path) -> None:
     for name in ("ids", "ids.csv"):
         assert read_user_ids(str(tmp_path / name)).to_pylist() == ["b", "a"]
     (tmp_path / "empty.txt").write_text("\n")
-    for name in ("empty.txt", "missing.txt"):
-        with pytest.raises(InputError, match=r"Found no id in .*Change --users"):
-            read_user_ids(str(tmp_path / name))
+    with pytest.raises(InputError, match=r"Found no id in .*Change --users"):
+        read_user_ids(str(tmp_path / "empty.txt"))
+    with pytest.raises(InputError, match=r"There is no file .*missing\.txt .*Change --users"):
+        read_user_ids(str(tmp_path / "missing.txt"))

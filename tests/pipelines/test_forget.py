@@ -1,9 +1,11 @@
 """What `visrec forget` reads of others: the ids, files of the user's own, targets that are down."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.exports.lists import made_lists, publish
@@ -14,7 +16,7 @@ from visrec.errors import InputError, VisrecError
 from visrec.evaluation.results import PER_USER
 from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
 from visrec.models.artifact import LATEST, MODEL_MANIFEST
-from visrec.pipelines.forget import ForgetJob, main, read_user_ids
+from visrec.pipelines.forget import ForgetJob, check, main, read_user_ids
 from visrec.publication.completion import finish_run
 from visrec.publication.manifest import require_intact_run
 from visrec.storage.store import Store
@@ -25,6 +27,20 @@ IDS = ["jürgen", "12"]
 def run_forget(workspace: Path, summary: Summary, **keys: Any) -> None:
     (workspace / "gone.txt").write_text("\n".join(IDS))
     main(ForgetJob(workspace=str(workspace), users=str(workspace / "gone.txt"), **keys), summary)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_workspace_that_is_not_there_or_empty_is_refused(is_there: bool, tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").write_text("12")
+    workspace = tmp_path / "shp"
+    if is_there:
+        workspace.mkdir()
+    job = ForgetJob(workspace=str(workspace), users=str(tmp_path / "gone.txt"))
+    with pytest.raises(InputError, match=r"no folder .*/shp, or nothing in it; .*--workspace"):
+        check(job)
+    assert workspace.exists() == is_there
+    # Runs that are elsewhere need nothing in the workspace.
+    check(dataclasses.replace(job, recommendations=str(tmp_path / "runs")))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -158,3 +174,26 @@ def test_ids_of_items_with_a_picture_or_a_text_are_ambiguous(name: str, tmp_path
     summary = Summary("forget")
     main(ForgetJob(workspace=str(tmp_path), users=str(tmp_path / "users.txt")), summary)
     assert str(summary.rows["searched in columns of users only"]).startswith("1 ids")
+
+
+PLACES = ("evaluation/per_user", "models/m1/held_out", "recommendations/run=r1/part-x")
+
+
+def test_ids_that_occur_nowhere_are_counted_and_printed_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of five users, each of the first four is in one place, the last in none."""
+    for number, place in enumerate(PLACES):
+        file = tmp_path / f"{place}.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"user_id": [str(number)]}), file)
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n3,a,1\n")
+    (tmp_path / "gone.txt").write_text("0\n1\n2\n3\ntypo-0001\n")
+    job, summary = ForgetJob(workspace=str(tmp_path), users=str(tmp_path / "gone.txt")), Summary("")
+    with pytest.raises(VisrecError, match="still name"):  # a file of no run stays
+        main(job, summary)
+    assert summary.rows["users found nowhere"] == 1
+    assert "1 of 5 users are in no interactions, model, list or evaluation: typo-0001." in (
+        capsys.readouterr().out
+    )
+    assert "typo-0001" not in str(summary.to_dict())

@@ -100,7 +100,11 @@ REFUSED: Mapping[str, tuple[list[Callable[[Store], Any]], str | None, str]] = {
     "a run is there, but none was published": (
         [lambda lists: complete(lists, "r2")], "r2", "no publication at all"),
     "there is no run before": (
-        [lambda lists: publish(lists, "r1")], None, "no run published before r1.*--run_id"),
+        [lambda lists: publish(lists, "r1")], None,
+        "no publication before r1 in .*; expected .*--run_id.* the published one: none."),
+    "a second rollback in a row": (
+        [three_nights, roll_back], None,
+        "no publication before r2 in .*: after a rollback, .*none;.*--run_id.* one: r3, r1."),
     "an unknown run": (
         [three_nights], "r9", "no complete run at .*/run=r9.*besides the published one: r2, r1."),
     "a misspelt run": ([lambda lists: publish(lists, "2026-11-21", "2026-11-22")], "2026-11-2",

@@ -97,6 +97,8 @@ def launch(
     except Exception as error:
         cause = visrec_cause(error)
         code, message = _code_and_message(error, cause, summary, remembered)
+        if config is not None and isinstance(cause, InputError):
+            message = _tell_missing_workspace(config, cause) + message
         if debug:
             traceback.print_exc()
     say_end(code, message)
@@ -202,6 +204,16 @@ def _code_and_message(
         )
     message = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
     return _exit_code(cause, summary), message + remembered.explain(cause)
+
+
+def _tell_missing_workspace(config: JobConfig, error: InputError) -> str:
+    """A sentence before the message of an error about a file below a local workspace that does not
+    exist; empty otherwise, as if the file is elsewhere."""
+    root = Store.at(config.workspace).root
+    path = os.path.abspath(error.path or "/")
+    if os.path.exists(root) or not path.startswith(f"{root}/"):
+        return ""
+    return f"There is no folder {config.workspace} (--workspace). "
 
 
 def _exit_code(error: VisrecError, summary: Summary) -> ExitCode:

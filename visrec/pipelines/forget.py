@@ -10,6 +10,7 @@ It can be started again at any time, and after a kill.
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.cli.job import JobConfig
-from visrec.cli.output import say
+from visrec.cli.output import say, warn
 from visrec.cli.summary import Summary
 from visrec.errors import ConflictError, InputError, StorageError, VisrecError
 from visrec.evaluation import forget as evaluations
@@ -96,6 +97,14 @@ class ForgetJob(JobConfig):
 
 
 def check(config: ForgetJob) -> None:
+    workspace = Store.at(config.workspace)
+    if config.recommendations is None and not any(list_all_files(workspace)):
+        raise InputError(
+            f"Found no folder {config.workspace}, or nothing in it; expected a workspace. Change "
+            "--workspace.",
+            path=workspace.root,
+            key="workspace",
+        )
     read_user_ids(config.users)
     # Counted last; a wrong column must not be found after everything else was removed.
     require_interactions(config.interactions, find_interactions(config, config.interactions))
@@ -124,6 +133,9 @@ def _forget(
     workspace = Store.at(config.workspace)
     summary.has_written = True
     failures: list[VisrecError] = []
+    with summary.phase("find"):
+        written = [workspace / name for name in ("models", "evaluation", _RUNS[0])]
+        known_ids = _find_users([*written, *extra_runs], user_ids)
     with summary.phase("models"):
         rows, digests = _forget_in_models(workspace, user_ids, failures)
     with summary.phase("evaluations"):
@@ -144,11 +156,14 @@ def _forget(
         removed = _remove_checkpoints(workspace)
         removed += _remove_temporary_files([workspace, *extra_runs])
     with summary.phase("search"):
-        in_source = _count_interactions(config, user_ids)
+        in_source, source_ids = _count_interactions(config, user_ids)
+        known_ids |= source_ids
+        unknown_ids = [user_id for user_id in user_ids.to_pylist() if user_id not in known_ids]
         search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids, failures))
         left = _search(search, workspace, extra_runs, config.users)
     summary.rows = {
         "users": len(user_ids),
+        "users found nowhere": len(unknown_ids),
         "lists removed": lists,
         "runs examined": len(tasks),
         "rows of models removed": rows,
@@ -157,6 +172,12 @@ def _forget(
         **exported,
         **_search_rows(left, search, in_source),
     }
+    if unknown_ids:  # told and not written: the summary must not name persons who have left
+        warn(
+            f"{len(unknown_ids):,} of {len(user_ids):,} users are in no interactions, model, list "
+            f"or evaluation: {_shown(unknown_ids)}. Unless they were removed before, compare these "
+            "ids with those of your interactions."
+        )
     if remaining := _what_remains(left, failures, not_exported):
         raise VisrecError(f"{' '.join(remaining)} Everything else is done.")
 
@@ -226,8 +247,15 @@ def read_user_ids(uri: str) -> pa.LargeStringArray:
     if not is_table_name(uri) and not any(Store.at(uri).list()):
         store, name = file_at(uri)
         found = store.read_if_exists(name)
+        if found is None:
+            raise InputError(
+                f"There is no file {uri} (--users); expected a text file with an id in each line, "
+                "or a table with user_id. Change --users.",
+                path=uri,
+                key="users",
+            )
         # Not `splitlines`: an id may have other characters at which it would split.
-        lines = re.split("\r\n|\r|\n", _decode(found[0], f"{uri} (--users)")) if found else []
+        lines = re.split("\r\n|\r|\n", _decode(found[0], f"{uri} (--users)"))
         for number, line in enumerate(lines, 1):
             if line.strip() not in ("", line):
                 raise InputError(
@@ -260,6 +288,30 @@ def _decode(data: bytes, where: str) -> str:
 
 
 # What visrec wrote.
+
+
+def _find_users(stores: Sequence[Store], user_ids: pa.Array) -> set[str]:
+    """Those of the users who are in a table of these stores."""
+    files = [
+        (store, entry.name)
+        for store in stores
+        for entry in store.list()
+        if entry.name.endswith(".parquet")
+    ]
+    tasks = min(2 * cluster_cpus(), _MOST_TASKS, len(files))
+    calls = [(files[task::tasks], user_ids) for task in range(tasks)]
+    return set[str]().union(*map_calls(_users_in, calls))
+
+
+def _users_in(files: Sequence[tuple[Store, str]], user_ids: pa.Array) -> set[str]:
+    found = set[str]()
+    for store, name in files:
+        with suppress(VisrecError, OSError, pa.ArrowException):  # a damaged one is told later
+            table = store.read_table(name, ["user_id"])
+            if table.column_names:  # items have no such column
+                ids = table["user_id"]
+                found |= set(ids.filter(is_in(ids, user_ids)).to_pylist())
+    return found
 
 
 def _map_all(
@@ -369,29 +421,30 @@ def _remove_temporary_files(stores: Sequence[Store]) -> int:
 # What is left.
 
 
-def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
-    """How many interactions of the users are still there."""
+def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> tuple[str, set[str]]:
+    """How many interactions of the users are still there, and the users who have any."""
     uri = find_interactions(config, config.interactions)
     if uri is None:
-        return "unknown: found no interactions (--interactions.path)"
+        return "unknown: found no interactions (--interactions.path)", set()
     try:
-        rows, users = call(_count_rows, config.interactions.table(uri), user_ids)
+        rows, present_ids = call(_count_rows, config.interactions.table(uri), user_ids)
     except (InputError, StorageError) as error:
-        return f"unknown: {error}"
+        return f"unknown: {error}", set()
     if not rows:
-        return f"none in {uri}"
-    return f"{rows:,} of {users:,} users in {uri}: remove them, or tonight's run brings them back"
+        return f"none in {uri}", set()
+    found = f"{rows:,} of {len(present_ids):,} users in {uri}"
+    return f"{found}: remove them, or tonight's run brings them back", present_ids
 
 
-def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
-    """Rows of the users, and how many users have any."""
+def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, set[str]]:
+    """Rows of the users, and the users who have any."""
     rows = 0
     present_ids = set[str]()
     for batch in read_batches(table, schemas.INTERACTIONS):
         ids = batch["user_id"].filter(is_in(batch["user_id"], user_ids))
         rows += len(ids)
         present_ids |= set(pc.unique(ids).to_pylist())
-    return rows, len(present_ids)
+    return rows, present_ids
 
 
 def _ids_of_items(workspace: Store, user_ids: pa.Array, failures: list[VisrecError]) -> list[str]:

@@ -1,5 +1,6 @@
 """Moves the pointer back to an earlier run, once all files of that run were read and are intact."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from visrec.errors import InputError, did_you_mean
@@ -39,13 +40,21 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     """
     pointer, version = read_settled_pointer(recommendations)
     run_id = run_id or pointer.previous_run_id
-    if run_id is None or version is None or pointer.run_id is None:
-        found = "no publication at all"
-        if version:
-            found = f"no run published before {pointer.run_id}"
+    if version is None or pointer.run_id is None:
         raise InputError(
-            f"Found {found} in {recommendations.root}; expected a run to go back to. Name any "
-            "complete run with --run_id, or the directory of the runs with --recommendations."
+            f"Found no publication at all in {recommendations.root}; expected a run to go back to. "
+            "Name the directory of the runs with --recommendations.",
+            path=recommendations.root,
+            key="recommendations",
+        )
+    if run_id is None:
+        why = ": after a rollback, the pointer remembers none" if pointer.rolled_back else ""
+        raise InputError(
+            f"Found no publication before {pointer.run_id} in {recommendations.root}{why}; "
+            "expected a run to go back to. Name a complete one with `visrec rollback --run_id`. "
+            f"{_shown(_others(recommendations, pointer))}",
+            path=recommendations.root,
+            key="run_id",
         )
     data = _read_earlier_manifest(recommendations, run_id, pointer)
     manifest = require_intact_run(run_store(recommendations, run_id))
@@ -75,12 +84,21 @@ def _read_earlier_manifest(recommendations: Store, run_id: str, pointer: Pointer
     what = "the run that is published"
     if run_id != pointer.run_id:
         what = "no complete run" if found is None else "a run that retention is removing"
-    others = [name for name in complete_runs(recommendations) if name != pointer.run_id]
-    shown = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+    others = _others(recommendations, pointer)
     raise InputError(
         f"Found {what} at {run.root}; expected a complete one (--run_id)"
-        f"{did_you_mean(run_id, others) or '.'} Complete besides the published one: "
-        f"{shown or 'none'}.",
+        f"{did_you_mean(run_id, others) or '.'} {_shown(others)}",
         path=run.root,
         key="run_id",
     )
+
+
+def _others(recommendations: Store, pointer: Pointer) -> list[str]:
+    """The ids of all complete runs but the published one, the latest id first."""
+    return [name for name in complete_runs(recommendations) if name != pointer.run_id]
+
+
+def _shown(others: Sequence[str]) -> str:
+    """The sentence that names the runs to go back to."""
+    shown = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+    return f"Complete besides the published one: {shown or 'none'}."
