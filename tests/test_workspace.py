@@ -28,6 +28,12 @@ def test_lists_made_now_are_those_that_were_published(recommended: Path) -> None
         pd.testing.assert_frame_equal(made, expected, check_dtype=False)
 
 
+def test_published_lists_are_shown_as_their_run_and_their_number(recommended: Path) -> None:
+    published = Workspace(str(recommended)).recommendations()
+    users = published.to_pandas()["user_id"].nunique()
+    assert repr(published) == f"PublishedLists({published.run_id!r}, {users} users)"
+
+
 def test_lists_of_items_are_of_no_user(recommended: Path) -> None:
     published = Workspace(str(recommended)).recommendations()
     manifest = replace(published.manifest, kind="item_to_item")

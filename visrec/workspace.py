@@ -49,6 +49,7 @@ from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.make_gallery import GalleryJob
 from visrec.pipelines.proposals import DataJob
 from visrec.pipelines.recommend_job import RecommendJob, model_store, run_tables, scoring_inputs
+from visrec.pipelines.recommend_summary import QUERY_NOUNS
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
 from visrec.publication.manifest import RunManifest
@@ -255,6 +256,10 @@ class PublishedLists:
 
     store: Store
     manifest: RunManifest
+
+    def __repr__(self) -> str:
+        noun = QUERY_NOUNS[self.manifest.kind]
+        return f"PublishedLists({self.run_id!r}, {self.manifest.queries:,} {noun})"
 
     @property
     def run_id(self) -> str:

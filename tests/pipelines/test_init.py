@@ -447,3 +447,22 @@ def test_command_can_be_copied_into_a_shell() -> None:
     assert command == (
         "visrec nightly --workspace shop --local --items_columns '{item_id: Article No}' --keep 3"
     )
+
+
+@pytest.mark.parametrize("keys", [{}, {"interactions": "orders.csv"}])
+def test_table_in_windows_1252_is_refused_with_how_to_convert_it(
+    tmp_path: Path, keys: dict[str, str]
+) -> None:
+    name = keys.get("interactions", "interactions.csv")
+    lines = "Käufer;sku;ordered_at;Größe\na;b;2026-01-01;L\n"
+    (tmp_path / name).write_bytes(lines.encode("cp1252"))
+    given = {"interactions": InteractionsConfig(path=str(tmp_path / name))} if keys else {}
+    with pytest.raises(InputError) as caught:
+        run_init(tmp_path, **given)
+    assert f"{tmp_path / name} (--interactions" in str(caught.value)
+    assert "looks like Windows-1252, since line 1 is not UTF-8" in str(caught.value)
+    assert f"`iconv -f WINDOWS-1252 -t UTF-8 {name} > utf8.csv`" in str(caught.value)
+    assert not (tmp_path / WORKSPACE_FILE).exists()
+    with pytest.raises(InputError, match="looks like Windows-1252") as caught:
+        run_check(tmp_path, "--interactions.path", str(tmp_path / name))
+    assert "The data need" not in str(caught.value)

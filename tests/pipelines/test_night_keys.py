@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from visrec.cli.parse import parse, parse_in_workspace
-from visrec.errors import InputError
+from visrec.cli.summary import Summary
+from visrec.errors import GateError, InputError
+from visrec.pipelines import demo, extract_features
+from visrec.pipelines.demo import DemoJob
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.night_jobs import naming_config_file
 from visrec.pipelines.night_keys import NightKeys
-from visrec.pipelines.nightly import NightlyJob, load_jobs
+from visrec.pipelines.nightly import NightlyJob, Steps, load_jobs
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.sources.interactions import InteractionsConfig
@@ -119,3 +122,34 @@ def test_key_of_the_night_itself_is_not_sent_to_the_file_of_a_step() -> None:
         naming_config_file("recommend"),
     ):
         raise InputError("Found --items x and --gates.min_lists 3.")
+
+
+def test_threshold_of_a_gate_is_sent_to_the_file_of_the_step() -> None:
+    forced = "publish with --force_publish 'the reason'."
+    with pytest.raises(GateError) as caught, naming_config_file("recommend"):
+        raise GateError(
+            f"overlap: found 0.0, expected at least 0.05 (--gates.min_overlap). {forced}"
+        )
+    assert str(caught.value).endswith(
+        f"{forced} (Keys of `visrec recommend` belong in the YAML file of --recommend_config.)"
+    )
+    with pytest.raises(GateError, match=r"'the reason'\.$"), naming_config_file("recommend"):
+        raise GateError(f"lists with an item twice: found 1, expected 0. Or {forced}")
+
+
+def test_night_shows_why_pictures_were_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def extract(_: object, summary: Summary) -> None:
+        summary.rows = {"rejected": 1, "rejected by reason": {"empty": 1}}
+
+    monkeypatch.setattr(extract_features, "main", extract)
+    steps = Steps(NIGHT, load_jobs(NIGHT), Summary("nightly"))
+    steps.extract()
+    assert steps.rows == {"rejected": 1, "rejected by reason": {"empty": 1}}
+
+
+def test_demo_evaluates_before_it_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the gates compare the lists, and nobody is told to run what the demo runs anyway."""
+    ran: list[str] = []
+    monkeypatch.setattr(demo, "_run", lambda _main, _job, _summary, name: ran.append(name))
+    demo.main(DemoJob(), Summary("demo"))
+    assert ran.index("evaluate") < ran.index("recommend")

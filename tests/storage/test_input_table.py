@@ -1,5 +1,6 @@
 """Columns under other names than the declared ones."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,14 +61,17 @@ def test_placeholder_of_init_is_answered_with_the_columns(local_store: Store) ->
     assert "in place of COLUMN. Its columns are email, sku, at." in str(caught.value)
 
 
-def test_names_that_are_not_utf_8_are_answered_with_how_to_save_the_file(
+def test_names_that_are_not_utf_8_are_answered_with_how_to_convert_the_file(
     local_store: Store,
 ) -> None:
     local_store.write("log.csv", "Käufer;Größe;Datum\na;b;2026-01-01\n".encode("cp1252"))
-    message = refusal(local_store.uri("log.csv"))
-    assert "Datum (not all in UTF-8: save the file as UTF-8, in Excel as CSV UTF-8); exp" in message
+    expected = (
+        "looks like Windows-1252, since line 1 is not UTF-8; expected UTF-8 (in Excel: CSV UTF-8). "
+        "Convert it with `iconv -f WINDOWS-1252 -t UTF-8 log.csv > utf8.csv`, or use `visrec "
+    )
+    assert expected in refusal(local_store.uri("log.csv"))
     table = log(local_store.uri("log.csv"), user_id="Käufer")
-    with pytest.raises(SchemaError, match=r"has no column Käufer\. Its columns are .*as CSV UTF-8"):
+    with pytest.raises(InputError, match=re.escape(expected)):
         list(read_batches(table, INTERACTIONS))
 
 

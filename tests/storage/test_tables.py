@@ -377,7 +377,12 @@ def test_csv_dialect_is_detected(store: Store, form: str) -> None:
 
 def test_other_encodings_are_refused(store: Store) -> None:
     store.write("log.csv", (HEADER + ROW).encode("latin-1"))
-    assert "expected UTF-8 (in Excel: CSV UTF-8)" in refusal(store.uri("log.csv"))
+    message = refusal(store.uri("log.csv"))
+    assert "looks like Windows-1252, since line 2 is not UTF-8; expected UTF-8" in message
+    assert "with `iconv -f WINDOWS-1252 -t UTF-8 log.csv > utf8.csv`" in message
+    store.write("log.csv.gz", gzip.compress((HEADER + ROW).encode("latin-1")))
+    message = refusal(store.uri("log.csv.gz"))
+    assert "Decompress and convert it with `iconv -f WINDOWS-1252 -t UTF-8 log.csv >" in message
     store.write("log.csv", (HEADER + ROW).encode("utf-16-le"))
     assert "expected CSV in UTF-8" in refusal(store.uri("log.csv"))
     store.write("log.csv.gz", gzip.compress((HEADER + ROW * 99).encode())[:60])

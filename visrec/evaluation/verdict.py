@@ -179,7 +179,8 @@ def _better(
         if other not in (model, ORACLE, RANDOM) and UNTRAINED.get(other) not in RIVALS
     }
     advice: tuple[str, ...] = (
-        "Publish its lists with `visrec recommend`, whose gates read this evaluation.",
+        "Its lists can be published: the gates of `visrec recommend` and of a night read this "
+        "evaluation.",
     )
     stronger = [other for other, sign in signs.items() if sign < 0]
     if stronger:

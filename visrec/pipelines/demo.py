@@ -34,8 +34,8 @@ def main(config: DemoJob, summary: Summary) -> None:
     _run(make_gallery.main, parse(GalleryJob, workspace), summary, "make_gallery")
     _run(extract_features.main, parse(ExtractJob, workspace), summary, "extract_features")
     _run(train.main, parse(TrainJob, train_flags), summary, "train")
-    _run(recommend.main, parse(RecommendJob, workspace), summary, "recommend")
     _run(evaluate.main, parse(EvaluateJob, workspace), summary, "evaluate")
+    _run(recommend.main, parse(RecommendJob, workspace), summary, "recommend")
     store = Store.at(config.workspace)
     summary.rows = {
         "lists": store.uri("recommendations"),

@@ -19,13 +19,16 @@ from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import WORKSPACE_FILE, WorkspaceKeys
 from visrec.errors import InputError
 from visrec.pipelines.input_checks import require_pictures
-from visrec.pipelines.job_tables import items_table, users_table
+from visrec.pipelines.job_tables import find_interactions, items_table, users_table
 from visrec.pipelines.night_command import changed_keys, visrec_command
 from visrec.pipelines.proposals import DataJob, propose, with_proposals
 from visrec.sources.images import PictureSource
 from visrec.storage.column_guess import PLACEHOLDER
+from visrec.storage.csv_files import refuse_other_encodings
 from visrec.storage.locations import normalize_location
+from visrec.storage.schemas import NOT_UTF_8
 from visrec.storage.store import Store
+from visrec.storage.table_files import list_table_files
 from visrec.storage.tables import column_names
 
 _PATHS = {
@@ -75,7 +78,9 @@ def main(config: InitJob, summary: Summary) -> None:
         )
     _require_given(config)
     proposals = propose(config)
-    keys = _set_keys(with_proposals(config, proposals))
+    filled_in = with_proposals(config, proposals)
+    _require_utf_8_names(filled_in)
+    keys = _set_keys(filled_in)
     keys |= {p.key: p.value for p in proposals if PLACEHOLDER in str(p.value)}
     if not keys and not any(True for _ in workspace.list()):
         raise InputError(
@@ -115,6 +120,30 @@ def _require_given(config: InitJob) -> None:
     ]
     for table in filter(None, tables):
         column_names(table)
+
+
+def _require_utf_8_names(config: DataJob) -> None:
+    """Raises an error if a table has names that would be garbled; other faults are for
+    `visrec check`.
+
+    Raises:
+        InputError: says how to convert the table.
+    """
+    interactions = find_interactions(config, config.interactions)
+    tables = [
+        config.interactions.table(interactions) if interactions else None,
+        items_table(config, config.items, config.items_columns),
+        users_table(config, config.users, config.users_columns),
+        config.rules.blocked_table,
+    ]
+    for table in filter(None, tables):
+        try:
+            names = column_names(table)
+        except InputError:
+            continue
+        file = next(list_table_files(table))
+        if file.format == "csv" and any(NOT_UTF_8 in name for name in names):
+            refuse_other_encodings(file)
 
 
 def _set_keys(config: DataJob) -> dict[str, Any]:

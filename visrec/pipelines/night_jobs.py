@@ -12,7 +12,7 @@ from visrec.cli.job import Job, JobConfig
 from visrec.cli.keys import config_keys, key_exists
 from visrec.cli.launch import visrec_cause
 from visrec.cli.parse import parse_in_workspace
-from visrec.errors import InputError
+from visrec.errors import GateError, InputError
 from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.pipelines import extract_features, recommend_job, train
 from visrec.pipelines.evaluate import EvaluateJob
@@ -144,17 +144,23 @@ def naming_config_file(step: str) -> Iterator[None]:
 
     Raises:
         InputError: the error with that sentence appended.
+        GateError: the same.
     """
     try:
         yield
     except Exception as error:
         cause = visrec_cause(error)
-        if step not in _JOBS or not isinstance(cause, InputError) or not cause.keys:
+        if step not in _JOBS or not isinstance(cause, InputError | GateError):
+            raise
+        keys = cause.keys
+        if isinstance(cause, GateError):  # --force_publish is a flag of the night, too
+            keys = tuple(key for key in keys if key != "force_publish")
+        if not keys:
             raise
         # A key that the night also has may be in either file.
         where = "are the night's own, or may be in"
         of_night = config_keys(NightKeys)
-        if not all(key_exists(key, of_night) for key in cause.keys):
+        if not all(key_exists(key, of_night) for key in keys):
             where = "belong in"
         named = copy.copy(cause)  # which keeps its class and its fields
         named.args = (

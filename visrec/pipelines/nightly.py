@@ -255,7 +255,7 @@ class Steps:
             return
         with self.step("extract"):
             extract_features.main(self.jobs.extract, self._summary)
-        self._take_rows("pictures", "run through the network", "rejected")
+        self._take_rows("pictures", "run through the network", "rejected", "rejected by reason")
         self._take_rows("texts", "texts embedded", "items without a text")
 
     def train(self) -> NightModel | None:

@@ -175,7 +175,7 @@ def _columns(table: InputTable | None, columns: Sequence[Column]) -> Iterator[Pr
     names = column_names(table)
     missing = [name for name in _required(columns) if table.stored_name(name) not in names]
     guesses = {**dict.fromkeys(missing, PLACEHOLDER), **table.guess_names(columns, names)}
-    if guesses:
+    if guesses and not any(schemas.NOT_UTF_8 in name for name in names):
         why = f"the table has {', '.join(names)}"
         yield Proposal(table.columns_key, {**table.columns, **guesses}, why)
 

@@ -6,6 +6,7 @@ one, so a value with line ends is read only if it does not look like rows.
 """
 
 import re
+import shlex
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from visrec.errors import InputError
+from visrec.errors import InputError, SchemaError
 from visrec.ids import TEXT
 from visrec.storage.arrow_values import NULL_WORDS
-from visrec.storage.schemas import Column
+from visrec.storage.schemas import NOT_UTF_8, Column
 from visrec.storage.table_files import TableFile
-from visrec.storage.text_encoding import Encoding, detect_encoding
+from visrec.storage.text_encoding import Encoding, detect_encoding, detect_foreign_encoding
 
 _HEAD_BYTES = 1 << 16  # that are looked at; more if the header is longer
 _BLOCK_BYTES = 4 << 20  # read at a time
@@ -72,7 +73,7 @@ def read_csv(
         stop: where a row ends, after which nothing is read; by default the end of the file.
 
     Raises:
-        InputError: the file is empty, is not text, or is damaged.
+        InputError: the file is empty, is not text, is in another encoding, or is damaged.
         SchemaError: as `TableFile.select_columns`.
     """
     dialect = detect_dialect(file, columns)
@@ -82,7 +83,7 @@ def read_csv(
         with file.open_input_stream() as stream:
             yield from _parse(file, columns, dialect, stream, dialect.header_lines)
     else:
-        file.select_columns(_schema(dialect), columns)
+        _select_columns(file, dialect, columns)
 
 
 def read_csv_lines(
@@ -104,8 +105,39 @@ def _read_bytes(file: TableFile, start: int, stop: int) -> pa.NativeFile:
         return pa.BufferReader(source.read_at(stop - start, start))
 
 
-def _schema(dialect: CsvDialect) -> pa.Schema:
-    return pa.schema([(name, TEXT) for name in dialect.names])
+def _select_columns(
+    file: TableFile, dialect: CsvDialect, columns: Sequence[Column]
+) -> Sequence[str]:
+    """As `TableFile.select_columns`; names in another encoding are not those that it expects."""
+    try:
+        return file.select_columns(pa.schema([(name, TEXT) for name in dialect.names]), columns)
+    except SchemaError:
+        if any(NOT_UTF_8 in name for name in dialect.names):
+            refuse_other_encodings(file)
+        raise
+
+
+def refuse_other_encodings(file: TableFile) -> None:
+    """Reads a whole CSV file, and refuses one that is not UTF-8 or UTF-16.
+
+    Raises:
+        InputError: says how to convert it.
+    """
+    with file.open_input_stream() as stream:
+        blocks = iter(lambda: stream.read(_BLOCK_BYTES), b"")
+        encoding = detect_foreign_encoding(blocks, file.where, _EXPECTED)
+    if encoding.name != "cp1252":
+        return
+    name, convert = file.name.rpartition("/")[2], "Convert it"
+    if file.codec is not None:
+        name, convert = name.rpartition(".")[0], "Decompress and convert it"
+    raise InputError(
+        f"{file.where} looks like {encoding.label}; expected UTF-8 (in Excel: CSV UTF-8). "
+        f"{convert} with `iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(name)} > utf8.csv`, or use "
+        "`visrec import retail`, which reads Windows-1252.",
+        path=file.store.uri(file.name),
+        key=file.table.key,
+    )
 
 
 def _parse(
@@ -116,7 +148,7 @@ def _parse(
     skipped_lines: int,
     start: int = 0,
 ) -> Iterator[pa.RecordBatch]:
-    present = file.select_columns(_schema(dialect), columns)
+    present = _select_columns(file, dialect, columns)
     parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(present, TEXT),
@@ -127,7 +159,13 @@ def _parse(
     )
     for rows in _RowBlocks(file, dialect, source, skipped_lines, start):
         read = pacsv.ReadOptions(column_names=dialect.names, block_size=len(rows) + 1)
-        yield from pacsv.read_csv(pa.BufferReader(rows), read, parse, convert).to_batches()
+        try:
+            table = pacsv.read_csv(pa.BufferReader(rows), read, parse, convert)
+        except pa.ArrowInvalid as error:
+            if "UTF8" in str(error):
+                refuse_other_encodings(file)
+            raise
+        yield from table.to_batches()
 
 
 # The header.
