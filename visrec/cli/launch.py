@@ -209,7 +209,10 @@ def _code_and_message(
 def _tell_missing_workspace(config: JobConfig, error: InputError) -> str:
     """A sentence before the message of an error about a file below a local workspace that does not
     exist; empty otherwise, as if the file is elsewhere."""
-    root = Store.at(config.workspace).root
+    try:
+        root = Store.at(config.workspace).root
+    except InputError:  # the address of the workspace is itself what is wrong
+        return ""
     path = os.path.abspath(error.path or "/")
     if os.path.exists(root) or not path.startswith(f"{root}/"):
         return ""
