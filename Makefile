@@ -32,10 +32,10 @@ check: .venv/dev  ## lint, format and types
 help-pages: .venv/dev  ## write the help of the commands, after a change of keys
 	$(PY) -m tests.write_help_pages
 
-# Two processes, each with an S3 server of its own; one of them has the Ray cluster. The files run in
-# their order, for the longest are among the first.
+# Two processes, each with a Ray cluster (once a test asks for it) and an S3 server of its own. The
+# tests of a file stay together and in their order, for the longest files are among the first.
 test: .venv/dev  ## all tests but the long form of the chaos suite
-	$(PY) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 chaos: .venv/dev  ## the promises at their full counts, and the table of what was measured
 	$(PY) -m tests.chaos

@@ -41,16 +41,6 @@ NO_AWS_CONFIG = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each file to one of several processes, and all tests of the Ray cluster to another.
-
-    A cluster costs a fifth of a core even while nothing runs on it, so there is only one.
-    """
-    for item in items:
-        on_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if on_cluster else item.location[0]))
-
-
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set variables of this process, and put everything back at the end."""
