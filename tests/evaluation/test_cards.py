@@ -1,8 +1,6 @@
 """Cards: whole pictures as small WebP, titles, and a bound on the size of a page."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.sources.test_images import opened_files
 from visrec.errors import InputError, StorageError
 from visrec.evaluation import cards
 from visrec.evaluation.cards import add_pictures, make_cards, thumbnail
@@ -23,7 +22,6 @@ from visrec.evaluation.report_content import (
 )
 from visrec.sources.images import PictureSource
 from visrec.storage.input_table import InputTable
-from visrec.storage.store import Store
 
 
 def picture(width: int, height: int, kind: str = "PNG") -> bytes:
@@ -173,16 +171,7 @@ def test_cards_leave_no_file_of_pictures_open(
 ) -> None:
     pictures = pa.table({"item_id": ["a", "b"], "image": [picture(40, 30)] * 2})
     pq.write_table(pictures, tmp_path / "images.parquet")
-    opened: list[pa.NativeFile] = []
-    really = Store.open_input
-
-    @contextmanager
-    def recorded(store: Store, name: str) -> Iterator[pa.NativeFile]:
-        with really(store, name) as file:
-            opened.append(file)
-            yield file
-
-    monkeypatch.setattr(Store, "open_input", recorded)
+    opened = opened_files(monkeypatch)
     (card,) = make_cards(pa.array(["a"]), PictureSource(str(tmp_path)), None).values()
     assert card.thumbnail
     assert opened

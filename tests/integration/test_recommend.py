@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
+from tests.conftest import without_ray
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
 from visrec.cli.job import ModelChoice
 from visrec.cli.launch import visrec_cause
@@ -245,7 +246,7 @@ def run_files(recommendations: Path, run_id: str) -> dict[str, bytes]:
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("partitions", [3, 17])
 def test_files_of_a_run_equal_those_of_a_job_without_ray(
-    recommended: Path, tmp_path: Path, partitions: int, monkeypatch: pytest.MonkeyPatch
+    recommended: Path, tmp_path: Path, partitions: int
 ) -> None:
     """Two nights, of which the second carries lists over; with a block list, and a cold user."""
     tables = ("interactions.parquet", "items.parquet", "users.parquet")
@@ -263,9 +264,7 @@ def test_files_of_a_run_equal_those_of_a_job_without_ray(
     carried = []
     for night in ("first", "second"):
         for place in ("ray", "here"):
-            with monkeypatch.context() as patch:
-                if place == "here":
-                    patch.setattr(ray, "is_initialized", lambda: False)
+            with nullcontext() if place == "ray" else without_ray():
                 lists = str(tmp_path / place)
                 workers = ScoreResources(workers=2 if place == "ray" else None)
                 keys = {"run_id": night, "shards": SHARDS, "rules": rules, "resources": workers}

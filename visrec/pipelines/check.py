@@ -42,6 +42,7 @@ from visrec.pipelines.check_rows import (
     users_rows,
 )
 from visrec.pipelines.extract_features import ExtractJob, takes_pictures, texts_table
+from visrec.pipelines.input_checks import no_workspace_error
 from visrec.pipelines.job_tables import interactions_uri
 from visrec.pipelines.night_command import changed_keys, flag, visrec_command
 from visrec.pipelines.night_estimate import NightSize, format_duration
@@ -75,12 +76,8 @@ def main(config: CheckJob, summary: Summary) -> None:
     workspace = Store.at(config.workspace)
     is_empty = not any(True for _ in workspace.list())
     if is_empty and config.images is None and config.interactions.path is None:
-        raise InputError(
-            f"Found no folder {config.workspace}, or nothing in it; expected a workspace. Change "
-            "--workspace, or name your data with --images and --interactions.path.",
-            path=workspace.root,
-            key="workspace",
-        )
+        remedy = "Change --workspace, or name your data with --images and --interactions.path"
+        raise no_workspace_error(config.workspace, remedy)
     findings = examine(config, summary)
     proposals = propose(config) if findings.problems else propose_optional(config)
     needed = [proposal for proposal in proposals if proposal.is_needed]

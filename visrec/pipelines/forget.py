@@ -29,7 +29,7 @@ from visrec.ids import TEXT, id_array, is_in
 from visrec.interactions.prepared import PREPARED
 from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_each
-from visrec.pipelines.input_checks import require_interactions
+from visrec.pipelines.input_checks import no_workspace_error, require_interactions
 from visrec.pipelines.job_tables import find_interactions
 from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
@@ -97,14 +97,8 @@ class ForgetJob(JobConfig):
 
 
 def check(config: ForgetJob) -> None:
-    workspace = Store.at(config.workspace)
-    if config.recommendations is None and not any(list_all_files(workspace)):
-        raise InputError(
-            f"Found no folder {config.workspace}, or nothing in it; expected a workspace. Change "
-            "--workspace.",
-            path=workspace.root,
-            key="workspace",
-        )
+    if config.recommendations is None and not any(list_all_files(Store.at(config.workspace))):
+        raise no_workspace_error(config.workspace, "Change --workspace")
     read_user_ids(config.users)
     # Counted last; a wrong column must not be found after everything else was removed.
     require_interactions(config.interactions, find_interactions(config, config.interactions))

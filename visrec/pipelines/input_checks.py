@@ -21,6 +21,20 @@ from visrec.storage.table_descriptions import describe_table
 from visrec.storage.tables import read_batches
 
 
+def no_workspace_error(workspace: str, remedy: str) -> InputError:
+    """The error of a command for which nothing is there to work on.
+
+    Args:
+        workspace: the workspace as configured.
+        remedy: what to do, without a full stop.
+    """
+    return InputError(
+        f"Found no folder {workspace}, or nothing in it; expected a workspace. {remedy}.",
+        path=Store.at(workspace).root,
+        key="workspace",
+    )
+
+
 def require_pictures(source: PictureSource) -> None:
     """Lists the first page of pictures.
 
