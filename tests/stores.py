@@ -144,14 +144,17 @@ def dynalite() -> Iterator[Server]:
 
 
 def dynamodb_client(env: Mapping[str, str]) -> "boto3.client":
-    """A client that ignores the environment."""
+    """A client that ignores the environment.
+
+    It tries three times: a server closes connections that were idle for some seconds.
+    """
     return boto3.client(
         "dynamodb",
         endpoint_url=env["AWS_ENDPOINT_URL_DYNAMODB"],
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
         region_name=REGION,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+        config=Config(retries={"total_max_attempts": 3}, connect_timeout=2, read_timeout=10),
     )
 
 
