@@ -53,7 +53,7 @@ bool top_k_is_right(int64_t lead) {
     std::vector<float> scale(padded, NAN), bounds(blocks * 4), rest_scale(padded), length(padded);
     std::vector<int32_t> rows(padded);
     std::iota(rows.begin(), rows.begin() + n, 0);
-    std::vector<double> wide_items, wide_users(users.begin(), users.end()), mean(d);
+    std::vector<double> wide_items, mean(d);
     for (const float entry : items) wide_items.push_back(std::ldexp(entry, -exponent));
     std::vector<uint8_t> unavailable(n);
     for (uint8_t& is_unavailable : unavailable) is_unavailable = random_below(10) == 0;
@@ -63,8 +63,8 @@ bool top_k_is_right(int64_t lead) {
     std::vector<int64_t> found(b * k);
     std::vector<float> scores(b * k);
     visrec_top_k(items.data(), rows.data(), packed.data(), scale.data(), bounds.data(), rest.data(),
-                 rest_scale.data(), length.data(), mean.data(), n, d, lead, rest_bytes, exponent,
-                 users.data(), wide_users.data(), b, offsets.data(), excluded.data(), k, threads,
+                 rest_scale.data(), length.data(), mean.data(), nullptr, n, d, lead, rest_bytes,
+                 exponent, users.data(), b, offsets.data(), excluded.data(), k, threads,
                  found.data(), scores.data());
     for (int64_t u = 0; u < b; u++) {
         std::vector<std::pair<int64_t, int64_t>> expected;

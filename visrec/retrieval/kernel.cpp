@@ -74,6 +74,7 @@ struct Items {
     const float* rest_scale;   // (blocks * 64,) a byte step of the rest, in 2^exponent
     const float* rest_length;  // (blocks * 64,) |i| of the rest, in 2^exponent
     const double* mean;        // (d,)
+    const double* user_rotation;  // (d, d) by which users are multiplied; null for none
     int64_t n, blocks;
     int d, lead, quads, rest_bytes, exponent;
 };
@@ -273,7 +274,7 @@ struct Search {
     }
 
     // Whether the guess was right: then no item that it dropped is among the k best.
-    bool guessed_well(int k) const { return guess == -INFINITY || bound(k) >= guess; }
+    bool guessed_well(int k) { return guess == -INFINITY || bound(k) >= guess; }
 
     // Marks excluded items. Items and the user's exclusions are both sorted, so each entry of the
     // shorter list is looked up once in the longer one.
@@ -325,22 +326,27 @@ struct Search {
     }
 
     // A number that at least k of the lower bounds reach, but few more than k.
-    float bound(int k) const {
-        float from = INFINITY, to = -INFINITY;
-        size_t count = 0;
-        for (size_t one = 0; one < size; one++) {
-            if (low[one] < -FLT_MAX) continue;  // excluded
-            from = std::min(from, low[one]), to = std::max(to, low[one]);
-            count++;
+    float bound(int k) {
+        simd::store(low.data() + size, simd::all(-INFINITY));  // the last register is read whole
+        const auto count_from = [&](float least_low) {
+            size_t count = 0;
+            for (size_t one = 0; one < size; one += kLanes)
+                count += size_t(__builtin_popcount(
+                    simd::at_least(simd::load(low.data() + one), simd::all(least_low))));
+            return count;
+        };
+        if (count_from(-FLT_MAX) < size_t(k)) return -INFINITY;
+        Floats lowest = simd::all(INFINITY), highest = simd::all(-INFINITY);
+        for (size_t one = 0; one < size; one += kLanes) {
+            const Floats lows = simd::load(low.data() + one);
+            const Floats found = lows >= simd::all(-FLT_MAX) ? lows : simd::all(INFINITY);
+            lowest = found < lowest ? found : lowest;
+            highest = simd::larger(lows, highest);
         }
-        if (count < size_t(k)) return -INFINITY;
+        float from = -simd::largest(-lowest), to = simd::largest(highest);
         for (int halving = 0; halving < kHalvings && from < to; halving++) {
             const float middle = from + (to - from) / 2;
-            size_t above = 0;
-            for (size_t one = 0; one < size; one += kLanes)
-                above += size_t(__builtin_popcount(
-                    simd::at_least(simd::load(low.data() + one), simd::all(middle)) &
-                    simd::first(int64_t(size - one))));
+            const size_t above = count_from(middle);
             if (above >= size_t(k)) from = middle;
             else to = middle;
             if (above == size_t(k)) break;
@@ -484,16 +490,34 @@ struct Worker {
     std::vector<Search> searches{size_t(kUsers) * kGroups};
     std::vector<User> users;
     std::vector<int8_t> bytes, rest_bytes, user_bytes;
-    std::vector<double> wide;
+    std::vector<double> rotated, wide;
     std::vector<Scored> remaining;
     std::vector<uint64_t> ranked;
     std::vector<Passed> passed_items;
 
-    // Rounds a user's vector, rotated like the items and divided by 2^exponent.
-    double round(const Items& items, const double* rotated, int exponent, int64_t u) {
+    // Rotates users' vectors like the items, a few at a time, which share a read of the matrix. It is
+    // not left to a BLAS, whose threads wait for more work on the cores that the search needs.
+    void rotate(const Items& items, const float* vectors, int64_t count) {
+        constexpr int64_t kTogether = 8;
+        const int64_t d = items.d;
+        rotated.assign(count * d, 0);
+        if (!items.user_rotation) std::copy(vectors, vectors + count * d, rotated.begin());
+        else
+            for (int64_t first = 0; first < count; first += kTogether)
+                for (int64_t i = 0; i < d; i++)
+                    for (int64_t u = first; u < std::min(count, first + kTogether); u++) {
+                        const double entry = vectors[u * d + i];
+                        const double* row = items.user_rotation + i * d;
+                        double* to = rotated.data() + u * d;
+                        for (int64_t j = 0; j < d; j++) to[j] += entry * row[j];
+                    }
+    }
+
+    // Rounds a user's rotated vector, divided by 2^exponent.
+    double round(const Items& items, int exponent, int64_t u) {
         const int lead = items.lead, width = 4 * items.quads;
         const double power = std::ldexp(1., -exponent);
-        for (int j = 0; j < items.d; j++) wide[j] = rotated[j] * power;
+        for (int j = 0; j < items.d; j++) wide[j] = rotated[u * items.d + j] * power;
         double length, rounding;
         User& user = users[u];
         const float scale = user_step_of(wide.data(), lead, items.quads, kLeastScale);
@@ -518,19 +542,19 @@ struct Worker {
         return scale;
     }
 
-    void run(const Items& items, const float* vectors, const double* rotated, int64_t count,
-             const int64_t* offsets, const int64_t* excluded, int k, int64_t* rows, float* scores,
-             bool guessing = true) {
+    void run(const Items& items, const float* vectors, int64_t count, const int64_t* offsets,
+             const int64_t* excluded, int k, int64_t* rows, float* scores, bool guessing = true) {
         const int width = 4 * items.quads;
         users.assign(searches.size(), User{});
         bytes.assign(searches.size() * width, 0);
         rest_bytes.assign(searches.size() * items.rest_bytes, 0);
         user_bytes.assign(width, 0);
         wide.resize(items.d);
+        rotate(items, vectors, count);
         for (int64_t u = 0; u < count; u++) {
             const float* vector = vectors + u * items.d;
-            const int exponent = exponent_of(rotated + u * items.d, items.d);
-            const double scale = round(items, rotated + u * items.d, exponent, u);
+            const int exponent = exponent_of(rotated.data() + u * items.d, items.d);
+            const double scale = round(items, exponent, u);
             double base = 0;
             for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
             const int64_t capacity = std::min<int64_t>(4 * int64_t(k), items.n) + 256;
@@ -566,8 +590,8 @@ struct Worker {
             if (!searches[u].guessed_well(k)) again.push_back(u);
         }
         for (const int64_t u : again)
-            run(items, vectors + u * items.d, rotated + u * items.d, 1, offsets + u, excluded, k,
-                rows + u * k, scores + u * k, false);
+            run(items, vectors + u * items.d, 1, offsets + u, excluded, k, rows + u * k,
+                scores + u * k, false);
     }
 
     // Scores the remaining items in double precision, the most promising ones first, until no bound
@@ -829,20 +853,21 @@ void visrec_pack(const double* rotated, const uint8_t* unavailable, int64_t firs
 }
 
 // The k best items of b users (b, d): rows and scores (b, k), best first, -1 and -inf behind the
-// last. rotated (b, d): the users' vectors, rotated like the items. offsets (b + 1) and excluded:
-// each user's excluded positions, sorted. The others are those of `Items`.
+// last. offsets (b + 1) and excluded: each user's excluded positions, sorted. The others are those of
+// `Items`.
 void visrec_top_k(const float* vectors, const int32_t* item_rows, const uint8_t* packed,
                   const float* scale, const float* bounds, const uint8_t* rest,
-                  const float* rest_scale, const float* rest_length, const double* mean, int64_t n,
-                  int64_t d, int64_t lead, int64_t rest_bytes, int64_t exponent,
-                  const float* users, const double* rotated, int64_t b, const int64_t* offsets,
-                  const int64_t* excluded, int64_t k, int64_t threads, int64_t* rows,
-                  float* scores) {
-    const Items items{vectors,     item_rows,  packed,        scale,
-                      bounds,      rest,       rest_scale,    rest_length,
-                      mean,        n,          (n + kItems - 1) / kItems,
-                      int(d),      int(lead),  quads_of(lead), int(rest_bytes),
-                      int(exponent)};
+                  const float* rest_scale, const float* rest_length, const double* mean,
+                  const double* user_rotation, int64_t n, int64_t d, int64_t lead,
+                  int64_t rest_bytes, int64_t exponent, const float* users, int64_t b,
+                  const int64_t* offsets, const int64_t* excluded, int64_t k, int64_t threads,
+                  int64_t* rows, float* scores) {
+    const Items items{vectors,        item_rows,       packed,
+                      scale,          bounds,          rest,
+                      rest_scale,     rest_length,     mean,
+                      user_rotation,  n,               (n + kItems - 1) / kItems,
+                      int(d),         int(lead),       quads_of(lead),
+                      int(rest_bytes), int(exponent)};
     // Pieces are of equal size, up to rounding, and none is larger than a worker's memory.
     const int64_t max_users = int64_t(kUsers) * kGroups;
     const int64_t pieces = std::max<int64_t>((b + max_users - 1) / max_users, 1);
@@ -850,8 +875,8 @@ void visrec_top_k(const float* vectors, const int32_t* item_rows, const uint8_t*
         Worker worker;
         for (int64_t piece; (piece = next()) < pieces;) {
             const int64_t first = piece * b / pieces, count = (piece + 1) * b / pieces - first;
-            worker.run(items, users + first * d, rotated + first * d, count, offsets + first,
-                       excluded, int(k), rows + first * k, scores + first * k);
+            worker.run(items, users + first * d, count, offsets + first, excluded, int(k),
+                       rows + first * k, scores + first * k);
         }
     });
 }

@@ -60,14 +60,13 @@ class PackedItems:
         """
         user_Bd = _floats(user_Bd)
         packed, (b, d) = self._packed_for(user_Bd, k), user_Bd.shape
-        rotated_Bd = packed.rotated(user_Bd)
         excluded = _sorted(Jagged(packed.position_N[excluded.values], excluded.offsets))
         rows, scores = np.empty((b, k), np.int64), np.empty((b, k), np.float32)
         self._kernel.visrec_top_k(
-            *pointers(self._vectors_Nd, packed.rows, *packed.arrays, packed.mean_d),
+            *pointers(self._vectors_Nd, packed.rows, *packed.arrays, packed.mean_d, packed.user_dd),
             *map(ctypes.c_int64, (len(self._vectors_Nd), d, packed.lead)),
             *map(ctypes.c_int64, (packed.rest_bytes, packed.exponent)),
-            *pointers(user_Bd, rotated_Bd),
+            *pointers(user_Bd),
             ctypes.c_int64(b),
             *pointers(excluded.offsets, excluded.values),
             *map(ctypes.c_int64, (k, torch.get_num_threads())),
@@ -101,10 +100,6 @@ class _Packed:
     rest_bytes: int
     exponent: int
     user_dd: npt.NDArray[np.float64] | None
-
-    def rotated(self, user_Bd: Floats) -> npt.NDArray[np.float64]:
-        wide_Bd = user_Bd.astype(np.float64)
-        return wide_Bd if self.user_dd is None else wide_Bd @ self.user_dd
 
 
 def _order(n: int) -> Ints:
@@ -150,7 +145,7 @@ def _pack(
     position_N[row_N] = np.arange(n)
     rows = np.zeros(padded, np.int32)
     rows[:n] = row_N
-    user_dd = rotation.user_dd if rotation else None
+    user_dd = np.ascontiguousarray(rotation.user_dd) if rotation else None
     return _Packed(rows, position_N, arrays, mean_d, lead, rest_bytes, exponent, user_dd)
 
 
