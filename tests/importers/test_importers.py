@@ -21,6 +21,7 @@ from visrec.importers.base import Imported, Source
 from visrec.importers.retail import cancellation_columns
 from visrec.pipelines.import_data import ImportDataJob, check, main
 from visrec.storage import csv_files
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import label_column
 from visrec.storage.store import Store
 
@@ -389,9 +390,23 @@ def test_round_trip_of_ratings_through_each_format_with_a_writer(
             assert rows(workspace / "interactions.parquet", *columns) == expected
 
 
-def test_columns_of_cancellations_are_known_by_their_names() -> None:
-    names = ["Name", "Financial Status", "status", "Cancelled at", "order_status"]
-    assert cancellation_columns(names) == ["Financial Status", "Cancelled at", "order_status"]
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (["paid", None], []),
+        (["paid", "wc-Refunded"], ["status"]),
+        ([1, 2], []),
+        ([[1], [2]], []),
+    ],
+)
+def test_columns_of_cancellations_are_known_by_names_and_a_status_by_its_words(
+    tmp_path: Path, status: list[Any], found: list[str]
+) -> None:
+    words = {"Name": "1", "Financial Status": "paid", "Cancelled at": "", "order_status": "paid"}
+    table = pa.table({**{name: [word] * 2 for name, word in words.items()}, "status": status})
+    pq.write_table(table, tmp_path / "orders.parquet")
+    columns = cancellation_columns(InputTable(uri=str(tmp_path / "orders.parquet"), key="x"))
+    assert columns == ["Financial Status", "Cancelled at", "order_status", *found]
 
 
 def pairs(workspace: Path) -> list[tuple[Any, ...]]:

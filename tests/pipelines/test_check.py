@@ -159,12 +159,17 @@ def test_id_that_looks_like_a_null_is_told(check: Check, shop: Path) -> None:
     assert rows["rows left out"]["without a user_id"] == 2
 
 
-def test_cancelled_orders_among_the_interactions_are_told(check: Check, shop: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "word"), [("Financial Status", "paid"), ("status", "Cancelled")]
+)
+def test_cancelled_orders_among_the_interactions_are_told(
+    check: Check, shop: Path, column: str, word: str
+) -> None:
     head, *lines = orders().splitlines()
-    text = "\n".join([f"{head};Financial Status", *(f"{line};paid" for line in lines)])
+    text = "\n".join([f"{head};{column}", *(f"{line};{word}" for line in lines)])
     (shop / "interactions.csv.gz").write_bytes(gzip.compress(text.encode()))
     remarks = check()["remarks"]
-    assert "Cancelled and refunded orders (Financial Status) count as interactions" in remarks
+    assert f"Cancelled and refunded orders ({column}) count as interactions" in remarks
     assert "visrec import retail" in remarks
 
 

@@ -16,11 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.errors import InputError
+from visrec.errors import InputError, SchemaError
 from visrec.importers.base import KEY, Imported, Source, own_name
 from visrec.storage.arrow_values import any_true
 from visrec.storage.column_guess import guess_columns
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import INTERACTIONS, label_column
+from visrec.storage.tables import column_names, read_batches
 
 _OF_ORDER = ("user_id", "timestamp")  # what all lines of an order share
 _REQUIRED = ("user_id", "item_id", "timestamp")
@@ -71,10 +73,32 @@ def read(source: Source) -> Imported:
     )
 
 
-def cancellation_columns(names: Sequence[str]) -> list[str]:
-    """Those of a table's columns that say whether an order was cancelled or refunded."""
-    known = {*_OTHERS[_STATUS], *_OTHERS[_CANCELLED_AT]} - {"status"}  # that may be of anything
-    return [name for name in names if _normalized(name) in known]
+def cancellation_columns(table: InputTable) -> list[str]:
+    """Those of a table's columns that say whether an order was cancelled or refunded.
+
+    A column that is just called status may be of anything, so its first values decide.
+
+    Raises:
+        InputError: there is no table, or a file cannot be read.
+    """
+    known = {*_OTHERS[_STATUS], *_OTHERS[_CANCELLED_AT]}
+    names = [name for name in column_names(table) if _normalized(name) in known]
+    return [n for n in names if _normalized(n) != "status" or _has_void_orders(table, n)]
+
+
+def _has_void_orders(table: InputTable, column: str) -> bool:
+    try:
+        first = next(read_batches(table, [label_column(column)]), None)
+    except SchemaError:
+        return False  # a status that is no text
+    return first is not None and any_true(_is_void(first[column]))
+
+
+def _is_void(status: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether a status is that of a cancelled or refunded order; false for null."""
+    words = pc.fill_null(pc.utf8_lower(status), "")
+    words = pc.replace_substring_regex(words, r"^wc-", "")  # as WooCommerce stores it
+    return pc.is_in(words, pa.array(_VOID, words.type))
 
 
 def _normalized(name: str) -> str:
@@ -218,9 +242,7 @@ def _without_void(table: pa.Table, void_orders: set[str], left_out: Counter[str]
     false = pa.chunked_array([pa.repeat(False, len(table))])
     void = false
     if _STATUS in table.column_names:
-        status = pc.fill_null(pc.utf8_lower(table[_STATUS]), "")
-        status = pc.replace_substring_regex(status, r"^wc-", "")  # as WooCommerce stores it
-        void = pc.or_(void, pc.is_in(status, pa.array(_VOID, status.type)))
+        void = pc.or_(void, _is_void(table[_STATUS]))
     if _CANCELLED_AT in table.column_names:
         void = pc.or_(void, table[_CANCELLED_AT].is_valid())
     if _ORDER in table.column_names:

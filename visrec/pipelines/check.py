@@ -58,7 +58,6 @@ from visrec.sources.interactions import read_until_cutoff
 from visrec.storage import schemas
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table, describe_times
-from visrec.storage.tables import column_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +161,7 @@ def _examine_interactions(
         uri = interactions_uri(config, config.interactions)
         table = config.interactions.table(uri)
         findings.rows["interactions"] = describe_table(table, schemas.INTERACTIONS)
-        if columns := cancellation_columns(column_names(table)):
+        if columns := cancellation_columns(table):
             findings.remarks.append(
                 f"Cancelled and refunded orders ({', '.join(columns)}) count as interactions. "
                 "`visrec import retail PATH` writes a workspace without them."
