@@ -328,6 +328,33 @@ def test_workspace_with_pictures_of_its_own_is_kept(tmp_path: Path) -> None:
         imported(movielens(tmp_path, "1m"), "movielens", tmp_path)
 
 
+def test_import_replaces_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
+    def export(lines: str) -> Path:
+        (tmp_path / "orders.csv").write_text(f"customer,sku,date,title\n{lines}")
+        return tmp_path / "orders.csv"
+
+    workspace, _ = imported(export("A,P1,2026-11-01,Brush\n"), "retail", tmp_path)
+    assert titles(workspace) == {"P1": "Brush"}
+    imported(export("A,P1,2026-11-01,\nB,P2,2026-11-02,\n"), "retail", tmp_path)
+    expected = [("A", "P1"), ("B", "P2")]
+    assert pairs(workspace) == expected
+    assert not (workspace / "items.parquet").exists()
+    for wrong in ("A,P1,soon,\n", ""):
+        with pytest.raises(InputError):
+            imported(export(wrong), "retail", tmp_path)
+        assert pairs(workspace) == expected
+
+
+@pytest.mark.parametrize(
+    "line", ["interactions: {path: orders.csv}", "items_columns: {item_id: sku}"]
+)
+def test_workspace_that_names_other_tables_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/visrec.yaml").write_text(f"{line}\n")
+    with pytest.raises(InputError, match="expected a workspace without, because jobs would read"):
+        imported(movielens(tmp_path, "1m"), "movielens", tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["amazon", "retail"])
 def test_each_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     product = {"parent_asin": "P1", "title": "Brush", "imUrl": "https://x/t.jpg"}

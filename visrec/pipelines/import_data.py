@@ -2,6 +2,9 @@
 
 visrec import movielens ml-latest-small --workspace movies
 visrec import retail orders_export.csv --workspace shop
+
+A later import, such as that of each night's export, replaces the tables of the one before. Tables
+from elsewhere are never replaced.
 """
 
 import sys
@@ -9,25 +12,35 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.cli.job import JobConfig
+from visrec.cli.keys import config_keys
 from visrec.cli.output import say
 from visrec.cli.summary import Summary
+from visrec.cli.workspace_keys import WorkspaceKeys, read_workspace_values
 from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.importers import amazon, movielens, recbole, retail
 from visrec.importers.base import PICTURE, Imported, Source
 from visrec.pipelines.night_command import visrec_command
 from visrec.storage.store import Store
+from visrec.storage.tables import open_parquet
 from visrec.storage.workspace_tables import find_workspace_table
 
 SourceFormat = Literal["movielens", "recbole", "amazon", "retail"]
 _INTERACTIONS, _ITEMS = "interactions.parquet", "items.parquet"
 _PICTURES = "images/pictures.parquet"
+_TABLES = {"interactions": _INTERACTIONS, "items": _ITEMS, "images": _PICTURES}
+_IMPORTED = (
+    b"visrec.import"  # in the metadata of a table's file: the format that it was imported from
+)
+# Beginnings of the keys that name tables, or columns of tables, that are imported.
+_NAMES_OF_TABLES = ("images", "image_pattern", "interactions.path", "interactions.columns", "items")
 _READERS: dict[SourceFormat, Callable[[Source], Imported]] = {
     "movielens": movielens.read,
     "recbole": recbole.read,
@@ -60,17 +73,45 @@ class ImportDataJob(JobConfig):
 
 def check(config: ImportDataJob) -> None:
     workspace = Store.at(config.workspace)
-    for name in ("interactions", "items", "images"):
+    _require_no_other_names(config.workspace)
+    for name, table in _TABLES.items():
         found = find_workspace_table(workspace, name, name)
-        if found is None and any(True for _ in workspace.list(f"{name}/", follow_links=True)):
+        files = [info.name for info in islice(workspace.list(f"{name}/", follow_links=True), 2)]
+        if found is None and files:
             found = workspace.uri(name)  # where pictures would be beside the imported table
-        if found is not None:
+        if found is not None and not (files in ([], [table]) and _is_imported(workspace, table)):
             raise InputError(
-                f"{found} exists already; expected a workspace without {name}. Remove it, or "
-                "change --workspace.",
+                f"{found} exists already; expected a workspace without {name}, or with those of an "
+                "earlier import. Remove it, or change --workspace.",
                 path=found,
                 key="workspace",
             )
+
+
+def _require_no_other_names(workspace: str) -> None:
+    """Refuses a workspace whose `visrec.yaml` names other tables, which jobs would read instead.
+
+    Raises:
+        InputError: it does.
+    """
+    remembered = read_workspace_values(workspace, config_keys(WorkspaceKeys))
+    named = [key for key in remembered.values if key.startswith(_NAMES_OF_TABLES)]
+    if named:
+        raise InputError(
+            f"Found {' and '.join(named)} in {remembered.path}; expected a workspace without, "
+            "because jobs would read other tables or columns than the imported ones. Remove them, "
+            "or change --workspace.",
+            path=remembered.path,
+            key="workspace",
+        )
+
+
+def _is_imported(workspace: Store, table: str) -> bool:
+    """Whether a table is there and was written by an import."""
+    if not workspace.exists(table):
+        return False
+    with workspace.open_input(table) as source, open_parquet(source, workspace.uri(table)) as file:
+        return _IMPORTED in (file.schema_arrow.metadata or {})
 
 
 def main(config: ImportDataJob, summary: Summary) -> None:
@@ -80,10 +121,11 @@ def main(config: ImportDataJob, summary: Summary) -> None:
     for note in imported.notes:
         say(note)
     workspace.check_writable()
+    before = {table for table in _TABLES.values() if workspace.exists(table)}
     summary.has_written = True
     try:
         with summary.phase("import"):
-            rows = _write(workspace, imported)
+            rows = _write(workspace, imported, config.format)
             if not rows[_INTERACTIONS]:
                 raise InputError(
                     f"Found no interactions at {config.path}; expected at least one. Left out: "
@@ -91,8 +133,9 @@ def main(config: ImportDataJob, summary: Summary) -> None:
                     key="path",
                 )
     except Exception:
-        workspace.delete([_INTERACTIONS, _ITEMS, _PICTURES])  # else the next try is refused
+        workspace.delete(sorted({*_TABLES.values()} - before))
         raise
+    workspace.delete(sorted(before - rows.keys()))
     summary.rows = {
         "interactions": rows[_INTERACTIONS],
         "left out": dict(imported.left_out),
@@ -116,7 +159,7 @@ def format_help(name: str) -> str:
     return ""
 
 
-def _write(store: Store, imported: Imported) -> Counter[str]:
+def _write(store: Store, imported: Imported, format: SourceFormat) -> Counter[str]:
     """Writes each table as one Parquet file, a batch at a time, and counts its rows; no file if
     there are none."""
     rows: Counter[str] = Counter()
@@ -127,7 +170,8 @@ def _write(store: Store, imported: Imported) -> Counter[str]:
                 continue
             if name not in writers:
                 sink = open_files.enter_context(store.open_replacement(name))
-                writer = pq.ParquetWriter(sink, table.schema)
+                schema = table.schema.with_metadata({_IMPORTED: format.encode()})
+                writer = pq.ParquetWriter(sink, schema)
                 writers[name] = open_files.enter_context(writer)
             schema = writers[name].schema
             writers[name].write_table(table.select(schema.names).cast(schema))
