@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.chaos.test_publication import NIGHT, job, published, require_intact_pointer
-from tests.publication.runs import PASSED, draft_manifest
+from tests.publication.runs import PASSED, draft_manifest, require_intact_run
 from tests.publication.test_forget import GONE
 from tests.publication.test_forget import write_run as write_lists
 from tests.recommend.changing_shop import (
@@ -27,7 +27,7 @@ from visrec.errors import InputError, VisrecError
 from visrec.publication.claims import CLAIM
 from visrec.publication.completion import finish_run
 from visrec.publication.forget import forget_in_run
-from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.readback import WrittenRun, check_files

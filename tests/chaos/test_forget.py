@@ -11,6 +11,7 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.chaos.test_publication import Work, again, job, prune, shop
+from tests.publication.runs import require_intact_run
 from tests.stepping import Actor, MemoryStore, meetings
 from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.publication.manifest import (
@@ -19,7 +20,6 @@ from visrec.publication.manifest import (
     RunManifest,
     parse_manifest,
     read_run_manifest,
-    require_intact_run,
 )
 from visrec.publication.pointer import read_pointer
 from visrec.publication.rollback import roll_back

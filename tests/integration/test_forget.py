@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.workspace import copy, published_rows, run_recommend
+from tests.publication.runs import require_intact_run
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import forget
 from visrec.pipelines.forget import ForgetJob, read_user_ids
-from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.storage.store import Store
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.exports.lists import made_lists, publish
-from tests.publication.runs import PASSED, draft_manifest, file_names
+from tests.publication.runs import PASSED, draft_manifest, file_names, require_intact_run
 from tests.publication.test_forget import damage, part_of, write_run
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
@@ -18,7 +18,6 @@ from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
 from visrec.models.artifact import LATEST, MODEL_MANIFEST
 from visrec.pipelines.forget import ForgetJob, check, main, read_user_ids
 from visrec.publication.completion import finish_run
-from visrec.publication.manifest import require_intact_run
 from visrec.storage.store import Store
 
 IDS = ["jürgen", "12"]

@@ -6,7 +6,13 @@ from typing import Any
 
 from visrec.interactions.log import ReadReport
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import RUN_MANIFEST, RunManifest, ShardFile
+from visrec.publication.manifest import (
+    RUN_MANIFEST,
+    RunManifest,
+    ShardFile,
+    read_run_manifest,
+    require_intact_files,
+)
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
@@ -63,3 +69,11 @@ def published_run_id(lists: Store) -> str:
     for name, file in run.read_json(RUN_MANIFEST)["files"].items():
         assert hashlib.sha256(run.read(name)).hexdigest() == file["sha256"]
     return str(pointer["run_id"])
+
+
+def require_intact_run(run: Store) -> RunManifest:
+    """The manifest of a run all of whose files are those that it names."""
+    manifest = read_run_manifest(run)
+    assert manifest is not None
+    require_intact_files(run, manifest)
+    return manifest

@@ -12,7 +12,7 @@ import pytest
 
 from tests.exports.lists import Listed, as_table
 from tests.publication.list_runs import duckdb_by_pointer
-from tests.publication.runs import PASSED, draft_manifest, file_names
+from tests.publication.runs import PASSED, draft_manifest, file_names, require_intact_run
 from tests.stepping import Actor, MemoryStore
 from visrec.errors import ConflictError, InputError
 from visrec.exports.run_lists import open_published_run
@@ -21,7 +21,7 @@ from visrec.publication.claims import CLAIM, claim_run, read_claim
 from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.forget import UsersToForget, forget_in_run
 from visrec.publication.list_tables import COLD, COLD_USERS_KEY, Layout, lists_file
-from visrec.publication.manifest import ShardFile, require_intact_run
+from visrec.publication.manifest import ShardFile
 from visrec.publication.pointer import open_published
 from visrec.publication.prometheus import metrics_text
 from visrec.publication.publish import publish_run

@@ -25,14 +25,14 @@ from tests.publication.list_runs import (
     rows_of_table,
     runs_seen,
 )
-from tests.publication.runs import published_run_id
+from tests.publication.runs import published_run_id, require_intact_run
 from tests.storage.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, InputError
 from visrec.publication import delta_checkpoint, delta_table, iceberg_table
 from visrec.publication.delta_table import DELTA_LOG
 from visrec.publication.iceberg_table import HINT, ICEBERG
 from visrec.publication.list_tables import Layout
-from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import TableFormat, read_pointer, replace_pointer
 from visrec.publication.publish import next_pointer, publication_status, publish_run
 from visrec.publication.retention import remove_old_runs

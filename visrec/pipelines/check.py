@@ -299,7 +299,7 @@ def _estimate(
         items=items,
         users=users,
         test_users=held_out.get("test users", 0),
-        is_trained=served.is_trained,
+        training_rows=held_out.get("training rows", 0) if served.is_trained else 0,
         cores=cores,
     )
     seconds = size.seconds

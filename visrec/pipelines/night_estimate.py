@@ -6,7 +6,7 @@ import torch
 
 from visrec.capacity import LISTED_DIM
 from visrec.features.backbones import fastest_precision
-from visrec.training.loop import TrainConfig
+from visrec.training.loop import TrainConfig, steps_per_epoch
 
 # Rates of one core, as measured in docs/scaling.md.
 _PICTURES_PER_S = {"bfloat16": 41.0, "float32": 30.0}  # through EfficientNet-Lite0
@@ -29,7 +29,7 @@ class NightSize:
         items: items with a picture.
         users: users who get a list.
         test_users: users who are evaluated; with 0, nothing is.
-        is_trained: whether there is enough to train a model on.
+        training_rows: interactions that a model is trained on; 0 if there are not enough.
         cores: the cores of this machine.
     """
 
@@ -37,7 +37,7 @@ class NightSize:
     items: int
     users: int
     test_users: int
-    is_trained: bool
+    training_rows: int
     cores: int
 
     @property
@@ -52,7 +52,8 @@ class NightSize:
         Training counts in full, as on a training day, unless there is nothing to train on.
         """
         train = TrainConfig()
-        examples = _FITS * train.epochs * train.triples_per_epoch if self.is_trained else 0
+        steps = steps_per_epoch(train, self.training_rows) if self.training_rows else 0
+        examples = _FITS * train.epochs * steps * train.batch_size
         work = {
             "extract": self.new_pictures / self.pictures_per_second,
             "train": examples / _EXAMPLES_PER_S,

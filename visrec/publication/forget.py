@@ -3,15 +3,17 @@
 A run without a manifest only loses its files with these users, and damaged files, which may have
 the users, too; its job makes these files again. In a complete run, each file that may have the
 users is compared with the manifest's hash. Those with the users are written again under new names,
-without them. Then, if the run is the published one:
+without them. Then:
 
 1. The new manifest is written under a name of its own.
-2. The pointer is moved to this name and its SHA-256, by the usual conditional write; tables follow.
+2. Its SHA-256 is written into `rewriting` of the pointer's file, by the usual conditional write. If
+   the run is the published one, the same write moves the pointer to that name; tables follow.
 3. The new manifest also replaces the manifest under its usual name.
-4. The pointer is moved to the usual name, with the same SHA-256.
+4. The run is taken out of `rewriting`. A pointer at the run is moved to the usual name.
 5. The files that only the old manifest names are removed.
 
-For any other run, steps 2 and 4 are left out. Until the end, a small file in the run, written
+Between 2 and 4, whoever moves the pointer to the run names the new manifest by its own name, so the
+pointer is never at a manifest that was replaced. Until the end, a small file in the run, written
 before the first new file, tells all other processes to remove nothing. Each step can be repeated,
 so a second start after a kill ends as the first would have.
 
@@ -357,18 +359,22 @@ def _replace_manifest(recommendations: Store, run_id: str, data: bytes, version:
 def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> None:
     """Lets the pointer name a manifest of the run, if it names the run.
 
-    If the pointer names another run, its counter still changes. A job that has read the old
-    manifest and is about to publish then fails its conditional write and reads again.
+    `rewriting` has the manifest as long as it has a name of its own. The counter of the
+    pointer's file always changes: a job that has read another manifest and is about to publish then
+    fails its conditional write and reads again.
     """
     manifest = f"run={run_id}/{name}"
+    rewriting = {} if name == RUN_MANIFEST else {run_id: sha256}
     while True:
         pointer, version = read_settled_pointer(recommendations)
-        if pointer.run_id == run_id:
-            new_pointer = replace(pointer, manifest=manifest, manifest_sha256=sha256)
-        else:
-            new_pointer = replace(pointer, removals=pointer.removals + 1)
-        if version is None or new_pointer == pointer:
+        if version is None:
             return
+        others = {run: sha for run, sha in pointer.rewriting.items() if run != run_id}
+        new_pointer = replace(
+            pointer, rewriting={**others, **rewriting}, removals=pointer.removals + 1
+        )
+        if pointer.run_id == run_id:
+            new_pointer = replace(new_pointer, manifest=manifest, manifest_sha256=sha256)
         if replace_pointer(recommendations, new_pointer, version):
             read_settled_pointer(recommendations)  # tables name the new files from now on
             return
@@ -376,11 +382,11 @@ def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> No
 
 def _finish_interrupted(recommendations: Store, run_id: str) -> None:
     """Steps 3 and 4 of a start that was killed between 2 and 4."""
-    run, (pointer, _) = run_store(recommendations, run_id), read_pointer(recommendations)
-    if pointer.run_id != run_id or pointer.manifest == f"run={run_id}/{RUN_MANIFEST}":
+    run = run_store(recommendations, run_id)
+    sha256 = read_pointer(recommendations)[0].rewriting.get(run_id)
+    if sha256 is None:
         return
-    sha256, found = str(pointer.manifest_sha256), run.read_if_exists(RUN_MANIFEST)
-    data = read_manifest_bytes(run, sha256)
+    data, found = read_manifest_bytes(run, sha256), run.read_if_exists(RUN_MANIFEST)
     if data is not None and found is not None:
         _replace_manifest(recommendations, run_id, data, found[1])
 

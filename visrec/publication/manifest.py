@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from visrec.errors import InputError
 from visrec.interactions.log import ReadReport
-from visrec.publication.claims import FINGERPRINTS, PARTS, lost_claim_error
+from visrec.publication.claims import FINGERPRINTS, PARTS
 from visrec.publication.gate import Gate
 from visrec.publication.list_tables import Layout
 from visrec.publication.records import VERSION, JsonObject, read_record, require_keys
@@ -185,16 +185,12 @@ def read_manifest_bytes(run: Store, sha256: str) -> bytes | None:
     return None
 
 
-def require_intact_run(run: Store) -> RunManifest:
-    """The manifest of a run, once all its files with lists were read and have the right SHA-256.
+def require_intact_files(run: Store, manifest: RunManifest) -> None:
+    """Reads all files with lists that a manifest of a run names.
 
     Raises:
-        InputError: a file is missing or differs.
-        ConflictError: there is no manifest any more.
+        InputError: a file is missing, or has another SHA-256 than the manifest says.
     """
-    manifest = read_run_manifest(run)
-    if manifest is None:
-        raise lost_claim_error(run)
     for name, sha256 in sorted(manifest.sha256_by_file.items()):
         found = run.read_if_exists(name)
         if found is None or hashlib.sha256(found[0]).hexdigest() != sha256:
@@ -203,7 +199,6 @@ def require_intact_run(run: Store) -> RunManifest:
                 f"files are intact. Choose another --run_id; or remove {run.uri(RUN_MANIFEST)} and "
                 "run the job that made the run again: shards that are intact are kept."
             )
-    return manifest
 
 
 def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:

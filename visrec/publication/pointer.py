@@ -2,7 +2,8 @@
 
 Publications, rollbacks and retention meet in this file. Retention writes the runs that it is about
 to remove into it, by the same conditional write that moves the pointer. So nobody can move the
-pointer to a run that is being removed, and no run that the pointer names is removed.
+pointer to a run that is being removed, and no run that the pointer names is removed. In the same
+way, `forget.py` writes the new manifests of runs into it before it replaces the old ones.
 """
 
 import dataclasses
@@ -35,6 +36,8 @@ class Pointer:
         rolled_back: runs that are not published again when a job finds them complete.
         sequence: how often the pointer has moved.
         removing: runs that retention is removing, each with the number of its removal.
+        rewriting: runs from which users are being removed, each with the SHA-256 of its new
+            manifest. Whoever moves the pointer to such a run names that manifest (`forget.py`).
         removals: how many removals of runs, or of users from runs, were begun; so no two states of
             the file have the same bytes.
         tables: tables for SQL readers that follow the pointer (`tables.py`).
@@ -50,6 +53,7 @@ class Pointer:
     rolled_back: tuple[str, ...] = ()
     sequence: int = 0
     removing: Mapping[str, int] = field(default_factory=dict)
+    rewriting: Mapping[str, str] = field(default_factory=dict)
     removals: int = 0
     tables: tuple[TableFormat, ...] = ()
     version: int = VERSION
@@ -193,6 +197,10 @@ def _are_counts(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_count, value.values()))
 
 
+def _are_hashes(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
 _REQUIRED = {"run_id", "manifest", "manifest_sha256", "previous_run_id", "published_at"}
 _TYPES: dict[str, Callable[[object], bool]] = {
     "run_id": _is_text,
@@ -204,6 +212,7 @@ _TYPES: dict[str, Callable[[object], bool]] = {
     "rolled_back": _are_texts,
     "sequence": _is_count,
     "removing": _are_counts,
+    "rewriting": _are_hashes,
     "removals": _is_count,
     "tables": _are_tables,
     "version": _is_count,

@@ -12,7 +12,8 @@ from visrec.publication.manifest import (
     parse_manifest,
     read_manifest_bytes,
     read_manifest_file,
-    require_intact_run,
+    require_intact_files,
+    rewritten_name,
 )
 from visrec.publication.pointer import (
     LATEST,
@@ -112,7 +113,7 @@ def publish_run(
         sequence = pointer.sequence
         # The manifest is read after the pointer. Before retention removes the run, it changes the
         # pointer's file, and then the conditional write below fails.
-        found = _read_manifest_of(recommendations, run_id, pointer)
+        found = read_manifest_to_publish(recommendations, run_id, pointer)
         if found is None:
             return False
         new_pointer = with_tables(next_pointer(run_id, *found, pointer), tables)
@@ -123,7 +124,7 @@ def publish_run(
         if _reason_to_stay(run_id, found[1], pointer, may_be_old) is not None:
             return False
         if was_complete:  # nobody has read the files since they were checked
-            require_intact_run(run_store(recommendations, run_id))
+            require_intact_files(run_store(recommendations, run_id), found[1])
         if replace_pointer(recommendations, new_pointer, version):
             read_settled_pointer(recommendations)
             return True
@@ -140,7 +141,7 @@ def publication_status(
         was_complete: whether the run was complete before this start of it.
     """
     pointer, version = read_pointer(recommendations)
-    found = _read_manifest_of(recommendations, run_id, pointer)
+    found = read_manifest_to_publish(recommendations, run_id, pointer)
     reason: str | None
     if found is None:
         reason = "it is not complete, or retention has removed it"
@@ -168,11 +169,13 @@ def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Point
     previous = pointer.run_id
     if previous == run_id:  # the run was made again
         previous = pointer.previous_run_id
+    sha256 = hashlib.sha256(data).hexdigest()
+    is_rewritten = pointer.rewriting.get(run_id) == sha256
     return replace(
         pointer,
         run_id=run_id,
-        manifest=f"run={run_id}/{RUN_MANIFEST}",
-        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        manifest=f"run={run_id}/{rewritten_name(sha256) if is_rewritten else RUN_MANIFEST}",
+        manifest_sha256=sha256,
         cutoff_timestamp=cutoff_timestamp,
         previous_run_id=previous,
         published_at=now(),
@@ -189,12 +192,13 @@ def moved_meanwhile_error(recommendations: Store) -> ConflictError:
     )
 
 
-def _read_manifest_of(
+def read_manifest_to_publish(
     recommendations: Store, run_id: str, pointer: Pointer
 ) -> tuple[bytes, RunManifest] | None:
     """The bytes of a run's manifest, and the manifest; None where there is none.
 
-    While users are removed from the published run, it is the manifest that the pointer names.
+    While users are removed from a run, it is the manifest that the pointer's file has for it. The
+    file of that manifest's own name is there until the pointer's file has changed.
 
     Args:
         recommendations: where the runs are.
@@ -205,8 +209,11 @@ def _read_manifest_of(
         InputError: the manifest is damaged.
     """
     run = run_store(recommendations, run_id)
+    sha256 = pointer.rewriting.get(run_id)
     if pointer.run_id == run_id:
-        data = read_manifest_bytes(run, str(pointer.manifest_sha256))
+        sha256 = pointer.manifest_sha256
+    if sha256 is not None:
+        data = read_manifest_bytes(run, sha256)
         if data is not None:
             return data, parse_manifest(data, run.uri(RUN_MANIFEST))
     return read_manifest_file(run)

@@ -96,7 +96,8 @@ def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mappi
             return pointer.removing
         number = pointer.removals + 1
         removing = {**pointer.removing, **dict.fromkeys(new, number)}
-        changed = replace(pointer, removing=removing, removals=number)
+        rewriting = {run: sha for run, sha in pointer.rewriting.items() if run not in new}
+        changed = replace(pointer, removing=removing, rewriting=rewriting, removals=number)
         if replace_pointer(recommendations, changed, version):
             return removing
 

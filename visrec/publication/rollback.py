@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from visrec.errors import InputError, did_you_mean
-from visrec.publication.manifest import RUN_MANIFEST, require_intact_run
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest, require_intact_files
 from visrec.publication.pointer import Pointer, replace_pointer
-from visrec.publication.publish import moved_meanwhile_error, next_pointer
+from visrec.publication.publish import (
+    moved_meanwhile_error,
+    next_pointer,
+    read_manifest_to_publish,
+)
 from visrec.publication.run_spec import run_store
 from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store
@@ -56,8 +60,8 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
             path=recommendations.root,
             key="run_id",
         )
-    data = _read_earlier_manifest(recommendations, run_id, pointer)
-    manifest = require_intact_run(run_store(recommendations, run_id))
+    data, manifest = _read_earlier_manifest(recommendations, run_id, pointer)
+    require_intact_files(run_store(recommendations, run_id), manifest)
     pointer_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
     rolled_back = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
     new_pointer = replace(
@@ -71,16 +75,18 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     return pointer.run_id, run_id
 
 
-def _read_earlier_manifest(recommendations: Store, run_id: str, pointer: Pointer) -> bytes:
-    """The bytes of the manifest of the run to go back to.
+def _read_earlier_manifest(
+    recommendations: Store, run_id: str, pointer: Pointer
+) -> tuple[bytes, RunManifest]:
+    """The bytes of the manifest of the run to go back to, and the manifest.
 
     Raises:
         InputError: the run is published already, is not complete, or retention is removing it.
     """
     run = run_store(recommendations, run_id)
-    found = run.read_if_exists(RUN_MANIFEST)
+    found = read_manifest_to_publish(recommendations, run_id, pointer)
     if found is not None and run_id != pointer.run_id and run_id not in pointer.removing:
-        return found[0]
+        return found
     what = "the run that is published"
     if run_id != pointer.run_id:
         what = "no complete run" if found is None else "a run that retention is removing"
