@@ -15,7 +15,8 @@ from tests.publication.runs import require_intact_run
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import forget
-from visrec.pipelines.forget import ForgetJob, read_user_ids
+from visrec.pipelines.forget import ForgetJob
+from visrec.pipelines.forget_ids import read_user_ids
 from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.storage.store import Store

@@ -16,7 +16,8 @@ from visrec.errors import InputError, VisrecError
 from visrec.evaluation.results import PER_USER
 from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
 from visrec.models.artifact import LATEST, MODEL_MANIFEST
-from visrec.pipelines.forget import ForgetJob, check, main, read_user_ids
+from visrec.pipelines.forget import ForgetJob, check, main
+from visrec.pipelines.forget_ids import read_user_ids
 from visrec.publication.completion import finish_run
 from visrec.storage.store import Store
 

@@ -9,7 +9,7 @@ It can be started again at any time, and after a kill.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,48 +25,36 @@ from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS, PER_USER, REPORT
 from visrec.exports.targets import parse_target
 from visrec.features.table import FEATURES_MANIFEST, read_manifest
-from visrec.ids import TEXT, id_array, is_in
+from visrec.ids import is_in
 from visrec.interactions.prepared import PREPARED
 from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_each
+from visrec.pipelines.forget_ids import read_user_ids
+from visrec.pipelines.forget_search import (
+    MOST_TASKS,
+    RUNS,
+    SHOWN,
+    Left,
+    explain_ambiguous,
+    search_for_users,
+    shown,
+)
 from visrec.pipelines.input_checks import no_workspace_error, require_interactions
 from visrec.pipelines.job_tables import find_interactions
 from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
-from visrec.storage.id_search import FoundFile, IdSearch, list_all_files, search_files
+from visrec.storage.id_search import IdSearch, list_all_files
 from visrec.storage.input_table import InputTable
 from visrec.storage.lease import Lease
-from visrec.storage.store import Store, file_at
-from visrec.storage.table_files import is_table_name
-from visrec.storage.tables import load_table, read_batches
-from visrec.storage.text_encoding import detect_encoding
+from visrec.storage.store import Store
+from visrec.storage.tables import read_batches
 from visrec.tasks import call, cluster_cpus, map_calls
 
-# What visrec writes below a workspace. Everything else is the user's.
-_RUNS = ("recommendations", "similar_items")
-_WRITTEN = (
-    *_RUNS,
-    "models",
-    "training",
-    "sweeps",
-    "evaluation",
-    "features",
-    "nights",
-    "summaries",
-    "text_features",
-    PREPARED,
-    LEASES,
-)
 # Summaries that may name users: whose list was explained, users without rows.
 _SUMMARIES = ("summaries/explain.json", "summaries/check.json")
-_MAY_HAVE_USERS = re.compile(
-    r"\.(parquet|csv|tsv|jsonl?|ndjson|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE
-)
 _TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a temporary file while it is written
 _TEMPORARY_AGE_S = 3600  # older temporary files belong to dead processes
-_SHOWN = 3
-_MOST_TASKS = 256  # of the search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +116,20 @@ def _forget(
     summary.has_written = True
     failures: list[VisrecError] = []
     with summary.phase("find"):
-        written = [workspace / name for name in ("models", "evaluation", _RUNS[0])]
+        written = [workspace / name for name in ("models", "evaluation", RUNS[0])]
         known_ids = _find_users([*written, *extra_runs], user_ids)
     with summary.phase("models"):
         rows, digests = _forget_in_models(workspace, user_ids, failures)
     with summary.phase("evaluations"):
         metrics = _forget_in_evaluations(workspace, user_ids, digests, failures)
     with summary.phase("runs"):
-        runs = [*(workspace / name for name in _RUNS), *extra_runs]
+        runs = [*(workspace / name for name in RUNS), *extra_runs]
         forgotten = UsersToForget(user_ids=user_ids, model_digests=digests)
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
         lists = sum(_map_all(forget_in_run, tasks, failures))
     with summary.phase("export"):
         leases = workspace / LEASES
-        exported, not_exported = export_to_each(config.export_to, workspace / _RUNS[0], leases)
+        exported, not_exported = export_to_each(config.export_to, workspace / RUNS[0], leases)
     with summary.phase("remove"):
         # Prepared tables are made again when needed.
         (workspace / PREPARED).abort_uploads()
@@ -154,7 +142,7 @@ def _forget(
         known_ids |= source_ids
         unknown_ids = [user_id for user_id in user_ids.to_pylist() if user_id not in known_ids]
         search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids, failures))
-        left = _search(search, workspace, extra_runs, config.users)
+        left = search_for_users(search, workspace, extra_runs, config.users)
     summary.rows = {
         "users": len(user_ids),
         "users found nowhere": len(unknown_ids),
@@ -166,53 +154,39 @@ def _forget(
         **exported,
         **_search_rows(left, search, in_source),
     }
-    if unknown_ids:  # told and not written: the summary must not name persons who have left
-        warn(
-            f"{len(unknown_ids):,} of {len(user_ids):,} users are in no interactions, model, list "
-            f"or evaluation: {_shown(unknown_ids)}. Unless they were removed before, compare these "
-            "ids with those of your interactions."
-        )
+    if unknown_ids:
+        _warn_of_unknown(unknown_ids, len(user_ids))
     if remaining := _what_remains(left, failures, not_exported):
         raise VisrecError(f"{' '.join(remaining)} Everything else is done.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Left:
-    """What is left of the users after everything was removed.
-
-    Attributes:
-        searched: the number of files that were searched.
-        own_files_with_ids: files that visrec wrote and that still have an id.
-        own_files_not_searched: files that visrec wrote and that could not be searched.
-        users_files_with_ids: the user's files with an id.
-        users_files_not_searched: the user's files that could not be searched.
-    """
-
-    searched: int
-    own_files_with_ids: Sequence[str]
-    own_files_not_searched: Sequence[str]
-    users_files_with_ids: Sequence[str]
-    users_files_not_searched: Sequence[str]
+def _warn_of_unknown(unknown_ids: Sequence[str], users: int) -> None:
+    """Tells which users were found nowhere; the summary must not name persons who have left."""
+    warn(
+        f"{len(unknown_ids):,} of {users:,} users are in no interactions, model, list or "
+        f"evaluation: {shown(unknown_ids)}. Unless they were removed before, compare these ids "
+        "with those of your interactions."
+    )
 
 
-def _search_rows(left: _Left, search: IdSearch, in_source: str) -> dict[str, object]:
+def _search_rows(left: Left, search: IdSearch, in_source: str) -> dict[str, object]:
     """Rows of the summary about what is left; a run in which visrec's own files have ids fails."""
     return {
         "files searched": left.searched,
-        "searched in columns of users only": _explain_ambiguous(search),
+        "searched in columns of users only": explain_ambiguous(search),
         "found in what visrec wrote": "nothing",
         "interactions still there": in_source,
-        "found in files of yours": _shown(left.users_files_with_ids),
-        "files of yours that could not be searched": _shown(left.users_files_not_searched),
+        "found in files of yours": shown(left.users_files_with_ids),
+        "files of yours that could not be searched": shown(left.users_files_not_searched),
     }
 
 
 def _what_remains(
-    left: _Left, failures: Sequence[VisrecError], not_exported: Sequence[str]
+    left: Left, failures: Sequence[VisrecError], not_exported: Sequence[str]
 ) -> list[str]:
     """Sentences on what could not be removed, and what to do about it."""
     remaining = [
-        f"{len(names):,} files {fault}: {_shown(names)}. If a job was at work meanwhile, start "
+        f"{len(names):,} files {fault}: {shown(names)}. If a job was at work meanwhile, start "
         "this one again when it has ended; else remove these files."
         for names, fault in (
             (left.own_files_with_ids, "still name some of the users"),
@@ -220,65 +194,15 @@ def _what_remains(
         )
         if names
     ]
-    remaining += [str(error) for error in failures[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        remaining.append(f"The same goes for {len(failures) - _SHOWN:,} more places.")
+    remaining += [str(error) for error in failures[:SHOWN]]
+    if len(failures) > SHOWN:
+        remaining.append(f"The same goes for {len(failures) - SHOWN:,} more places.")
     if not_exported:
         remaining.append(
             f"The lists could not be exported to {', '.join(not_exported)}; the messages above say "
             "why. Lists of the users may still be there: start this command again."
         )
     return remaining
-
-
-def read_user_ids(uri: str) -> pa.LargeStringArray:
-    """The distinct ids in a table with user_id, or in the lines of a text file.
-
-    Raises:
-        InputError: there are none; or the file is not text in a known encoding, or a line of it
-            begins or ends with white space.
-    """
-    if not is_table_name(uri) and not any(Store.at(uri).list()):
-        store, name = file_at(uri)
-        found = store.read_if_exists(name)
-        if found is None:
-            raise InputError(
-                f"There is no file {uri} (--users); expected a text file with an id in each line, "
-                "or a table with user_id. Change --users.",
-                path=uri,
-                key="users",
-            )
-        # Not `splitlines`: an id may have other characters at which it would split.
-        lines = re.split("\r\n|\r|\n", _decode(found[0], f"{uri} (--users)"))
-        for number, line in enumerate(lines, 1):
-            if line.strip() not in ("", line):
-                raise InputError(
-                    f"Found {line!r} in line {number:,} of {uri} (--users); expected an id without "
-                    "white space around it. Remove the white space; or, if it is part of the id, "
-                    "use a table with user_id.",
-                    path=uri,
-                    key="users",
-                )
-        ids = pa.array([line for line in lines if line.strip()], TEXT)
-        if not len(ids):
-            raise InputError(
-                f"Found no id in {uri}; expected a text file with an id in each line, or a table "
-                "with user_id. Change --users.",
-                path=uri,
-                key="users",
-            )
-    else:
-        ids = id_array(load_table(InputTable(uri=uri, key="users"), schemas.USERS)["user_id"])
-    return pc.unique(ids)
-
-
-def _decode(data: bytes, where: str) -> str:
-    expected = "UTF-8, or UTF-16 with a byte order mark."
-    encoding = detect_encoding(data, where, f"ids, one in each line, in {expected}")
-    try:
-        return data.removeprefix(encoding.bom).decode(encoding.name)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not in {encoding.label}; expected {expected}") from error
 
 
 # What visrec wrote.
@@ -292,7 +216,7 @@ def _find_users(stores: Sequence[Store], user_ids: pa.Array) -> set[str]:
         for entry in store.list()
         if entry.name.endswith(".parquet")
     ]
-    tasks = min(2 * cluster_cpus(), _MOST_TASKS, len(files))
+    tasks = min(2 * cluster_cpus(), MOST_TASKS, len(files))
     calls = [(files[task::tasks], user_ids) for task in range(tasks)]
     return set[str]().union(*map_calls(_users_in, calls))
 
@@ -458,71 +382,3 @@ def _feature_files(features: Store) -> list[tuple[Store, str]]:
 def _ids_in(features: Store, name: str, user_ids: pa.Array) -> list[str]:
     ids = features.read_table(name, ["item_id"])["item_id"]
     return list(ids.filter(is_in(ids, user_ids)).to_pylist())
-
-
-def _search(
-    search: IdSearch, workspace: Store, extra_runs: Sequence[Store], users_uri: str
-) -> _Left:
-    """Searches all files for the ids.
-
-    Args:
-        search: the ids to search for.
-        workspace: everything in it but pictures is searched.
-        extra_runs: directories of runs outside of it.
-        users_uri: the file with the ids themselves.
-    """
-    names = [
-        (store, file.name)
-        for store in (workspace, *extra_runs)
-        for file in list_all_files(store)
-        if (store in extra_runs or _may_have_users(file))
-        and store.uri(file.name) != Store.at(users_uri).root
-    ]
-    tasks = min(2 * cluster_cpus(), _MOST_TASKS, len(names))
-    results = map_calls(search_files, [(search, names[task::tasks]) for task in range(tasks)])
-    with_ids = sorted(name for result in results for name in result.with_ids)
-    not_searched = sorted(name for result in results for name in result.not_searched)
-    own_with_ids, users_with_ids = _by_writer(with_ids, workspace, extra_runs)
-    own_not_searched, users_not_searched = _by_writer(not_searched, workspace, extra_runs)
-    return _Left(
-        searched=len(names),
-        own_files_with_ids=own_with_ids,
-        own_files_not_searched=own_not_searched,
-        users_files_with_ids=users_with_ids,
-        users_files_not_searched=users_not_searched,
-    )
-
-
-def _may_have_users(file: FoundFile) -> bool:
-    """Whether a file of the workspace may name users: not if it is a picture of the user's."""
-    may_have = _is_written(file.name) or _MAY_HAVE_USERS.search(file.name)
-    return bool(file.is_unlistable or may_have)
-
-
-def _is_written(name: str) -> bool:
-    """Whether visrec wrote a file, by its name below the workspace."""
-    return name.partition("/")[0] in _WRITTEN
-
-
-def _by_writer(
-    locations: Sequence[str], workspace: Store, extra_runs: Sequence[Store]
-) -> tuple[list[str], list[str]]:
-    """The files that visrec wrote, and the user's own."""
-    written = [
-        location
-        for location in locations
-        if _is_written(location.removeprefix(f"{workspace.root}/"))
-        or any(location.startswith(f"{other.root}/") for other in extra_runs)
-    ]
-    return written, [location for location in locations if location not in written]
-
-
-def _explain_ambiguous(search: IdSearch) -> str:
-    ambiguous = len(search.ids) - len(search.distinctive)
-    return f"{ambiguous:,} ids, which are short, numbers, or ids of items, too" if ambiguous else ""
-
-
-def _shown(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
