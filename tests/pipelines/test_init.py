@@ -277,7 +277,9 @@ def test_two_block_lists_and_one_of_users_alone_are_not_proposed(shop: Path) -> 
 
 def test_check_refuses_what_the_rules_of_a_night_would(shop: Path) -> None:
     run_init(shop)
-    with pytest.raises(InputError, match=r"Found --rules.min_stock 1 and no items table with a st"):
+    with pytest.raises(
+        InputError, match=r"Found --rules.min_stock 1 and no items table with a column st"
+    ):
         run_check(shop, "--rules.min_stock", "1")
     with pytest.raises(InputError, match=r"--rules.blocked"):
         run_check(shop, "--rules.blocked", str(shop / "gone.csv"))

@@ -498,10 +498,10 @@ def test_negative_threshold_is_refused() -> None:
 
 
 def test_metric_that_the_evaluation_does_not_have_is_refused() -> None:
-    shop = open_shop()
-    shop.config = GatesConfig(metric="map")
-    with pytest.raises(InputError, match=r"--gates\.metric 'map'; .*: auc\."):
-        shop.gates()
+    with pytest.raises(InputError, match=r"--gates\.metric 'AUC'; .* auc, .*did you mean auc\?"):
+        GatesConfig(metric="AUC")
+    with pytest.raises(InputError, match=r"--gates\.metric 'recall@10'"):
+        GatesConfig(metric="recall@10")
 
 
 def test_every_gate_has_a_known_key_a_unique_name_and_is_valid_json() -> None:

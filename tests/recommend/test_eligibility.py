@@ -1,6 +1,7 @@
 """Planted stock columns and block lists, and the items that they leave."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from visrec.recommend.eligibility import (
     items_by_user,
     read_block_list,
     recommendable_mask,
+    require_rule_columns,
 )
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.items import Items, read_items
@@ -90,7 +92,7 @@ def test_block_list_without_a_user_column_blocks_for_everybody(tmp_path: Path) -
 
 
 def test_minimum_stock_without_a_stock_column_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no items table with a stock.*--rules.min_stock"):
+    with pytest.raises(InputError, match=r"no items table with a column stock.*--rules.min_stock"):
         recommendable_mask(RulesConfig(min_stock=1), read_items(None, IDS), IDS)
 
 
@@ -134,3 +136,23 @@ def test_rows_of_a_block_list_without_effect_are_counted_in_a_warning(
 def test_no_block_list_gives_no_warning() -> None:
     counts = BlockCounts.of(read_block_list(RulesConfig()), IDS, pa.array(["u0"], TEXT))
     assert counts.warning(RulesConfig(), IDS) is None
+
+
+@pytest.mark.parametrize("keys", [{"cap": 2, "cap_by": "maker"}, {"min_stock": 1}])
+def test_rule_whose_column_the_items_table_lacks_is_refused(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    def require(*columns: str, names: dict[str, str] | None = None) -> None:
+        path = tmp_path / "items.csv"
+        path.write_text(",".join(["item_id", *columns]) + "\n")
+        table = InputTable(uri=str(path), key="items", columns=names or {})
+        require_rule_columns(RulesConfig(**keys), table)
+
+    expected = r"Found --rules\.(cap 2|min_stock 1) and no items table with a column (maker|stock)"
+    with pytest.raises(InputError, match=expected):
+        require_rule_columns(RulesConfig(**keys), None)
+    with pytest.raises(InputError, match=expected):
+        require("price")
+    require("maker", "stock")
+    require("maker", "on_hand", names={"stock": "on_hand"})
+    require_rule_columns(RulesConfig(), None)

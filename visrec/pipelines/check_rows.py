@@ -20,7 +20,7 @@ from visrec.pipelines.check_facts import (
 )
 from visrec.pipelines.job_tables import items_table, users_table
 from visrec.pipelines.proposals import DataJob
-from visrec.recommend.eligibility import recommendable_mask
+from visrec.recommend.eligibility import recommendable_mask, require_rule_columns
 from visrec.sources.interactions import FUTURE
 from visrec.sources.items import read_items
 from visrec.storage import schemas
@@ -151,6 +151,8 @@ def rules_rows(config: DataJob, catalogue: Catalogue | None, users: DistinctIds)
         InputError: a job would refuse the block list, or the rules leave nothing.
     """
     rules = config.rules
+    items = items_table(config, config.items, config.items_columns)
+    require_rule_columns(rules, items)
     summary_rows: dict[str, Any] = {}
     if (table := rules.blocked_table) is not None:
         blocked = read_blocked(table)
@@ -166,7 +168,7 @@ def rules_rows(config: DataJob, catalogue: Catalogue | None, users: DistinctIds)
             unknown = compare_ids(blocked.items.ids, catalogue.ids, "items")
             summary_rows[f"blocked without {catalogue.noun}"] = unknown
     if catalogue is not None and (table is not None or rules.min_stock is not None):
-        items = read_items(items_table(config, config.items, config.items_columns), catalogue.ids)
-        allowed = int(recommendable_mask(rules, items, catalogue.ids).sum())
+        known = read_items(items, catalogue.ids)
+        allowed = int(recommendable_mask(rules, known, catalogue.ids).sum())
         summary_rows["in stock, not blocked"] = f"{allowed:,} of {len(catalogue.ids):,} items"
     return summary_rows

@@ -31,6 +31,7 @@ from visrec.pipelines.job_tables import (
 from visrec.publication.gate_context import GatesConfig
 from visrec.publication.list_tables import Layout
 from visrec.publication.tables import PublishConfig, require_tables
+from visrec.recommend.eligibility import require_rule_columns
 from visrec.recommend.inputs import ScoringInputs
 from visrec.recommend.score import ScoreResources
 from visrec.retrieval.rules import RulesConfig
@@ -137,14 +138,15 @@ def check_tables(config: RecommendJob) -> None:
     A night calls this before its first step, when there are no features or model yet.
 
     Raises:
-        InputError: a table is missing or has other columns than declared; or one for SQL readers
-            cannot be written.
+        InputError: a table is missing, or has other columns than declared or than the rules need;
+            or one for SQL readers cannot be written.
     """
     tables = run_tables(config)
     require_interactions(config.interactions, tables.interactions_uri)
     require_table(tables.items, schemas.ITEMS)
     require_table(tables.users, schemas.USERS)
     require_table(config.rules.blocked_table, schemas.BLOCKED)
+    require_rule_columns(config.rules, tables.items)
     require_tables(recommendations_store(config), config.publish.tables)
 
 

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from visrec.config import check_fields
+from visrec.errors import InputError, did_you_mean
 from visrec.publication.manifest import RunManifest
+from visrec.retrieval.metrics import METRICS
 from visrec.retrieval.similar import Kind
 
 NOT_EVALUATED = "this model has not been evaluated"
@@ -87,6 +89,12 @@ class GatesConfig:
         thresholds = {f.name: "[0, 1000000000]" for f in fields(self) if f.type not in (bool, str)}
         may_be_negative = {"min_gain": "[-1, 1]", "min_overlap": "[-1, 1]"}
         check_fields(self, "gates", **{**thresholds, **may_be_negative})
+        if self.metric not in METRICS:
+            hint = did_you_mean(self.metric.lower(), METRICS) or "."
+            raise InputError(
+                f"Found --gates.metric {self.metric!r}; expected one of {', '.join(METRICS)}{hint}",
+                key="gates.metric",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

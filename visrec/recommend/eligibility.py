@@ -18,13 +18,46 @@ from visrec.retrieval.rules import RulesConfig
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.items import Items
 from visrec.storage import schemas
-from visrec.storage.tables import read_batches
+from visrec.storage.input_table import InputTable
+from visrec.storage.tables import column_names, read_batches
 
 _SAMPLED_IDS = 10_000
 
 
 def _no_ids() -> pa.LargeStringArray:
     return pa.array([], TEXT)
+
+
+def require_rule_columns(rules: RulesConfig, items_table: InputTable | None) -> None:
+    """Refuses rules that need a column which the items table does not have.
+
+    Raises:
+        InputError: there is no items table, or it lacks the column.
+    """
+    needed = {"cap": rules.cap_by} if rules.cap is not None else {}
+    needed |= {"min_stock": "stock"} if rules.min_stock is not None else {}
+    if not needed:
+        return
+    names = [] if items_table is None else column_names(items_table)
+    for key, column in needed.items():
+        if items_table is None or items_table.stored_name(column) not in names:
+            raise no_column_error(rules, key, column)
+
+
+def no_column_error(rules: RulesConfig, key: str, column: str) -> InputError:
+    """The error of a rule that needs a column which the items table does not have.
+
+    Args:
+        rules: the rules.
+        key: the rule.
+        column: the column.
+    """
+    named_by = " (--rules.cap_by)" if key == "cap" else ""
+    return InputError(
+        f"Found --rules.{key} {getattr(rules, key):g} and no items table with a column "
+        f"{column}{named_by}; expected one. Name it with --items, or leave --rules.{key} out.",
+        key=f"rules.{key}",
+    )
 
 
 def recommendable_mask(
@@ -38,10 +71,7 @@ def recommendable_mask(
     recommendable_N = items.available_N
     if rules.min_stock is not None:
         if items.stock_N is None:
-            raise InputError(
-                f"Found --rules.min_stock {rules.min_stock:g} and no items table with a stock "
-                "column; expected one. Name it with --items, or leave --rules.min_stock out."
-            )
+            raise no_column_error(rules, "min_stock", "stock")
         recommendable_N = recommendable_N & ~(items.stock_N < rules.min_stock)
     for batch in read_block_list(rules):
         if "user_id" in batch.column_names:

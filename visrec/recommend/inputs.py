@@ -19,7 +19,7 @@ from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.base import Catalogue
 from visrec.recommend.catalogue import load_catalogue
-from visrec.recommend.eligibility import recommendable_mask
+from visrec.recommend.eligibility import no_column_error, recommendable_mask
 from visrec.recommend.fingerprints import item_fingerprints
 from visrec.recommend.queries import Queries, QueriesInMemory, QuerySource, UserCriteria
 from visrec.recommend.users import Users, UserSummary, UserTables, open_users
@@ -312,10 +312,7 @@ def _build_rules(
     near_duplicate_N = None
     if config.cap is not None:
         if inputs.items_table is None:
-            raise InputError(
-                f"Found --rules.cap {config.cap} and no items table; expected one with the column "
-                f"{config.cap_by} (--rules.cap_by). Name it with --items."
-            )
+            raise no_column_error(config, "cap", config.cap_by)
         group_N = read_item_groups(inputs.items_table, config.cap_by, item_ids)
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:

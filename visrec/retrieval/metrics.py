@@ -23,6 +23,8 @@ from visrec.retrieval.ranks import TargetRanks
 
 Floats = npt.NDArray[np.float64]
 CUTOFFS = (20, 100, 200)
+_AT_CUTOFFS = ("precision", "recall", "ndcg", "ndcg_tutorial")
+METRICS = ("auc", "rr", *(f"{name}@{k}" for k in CUTOFFS for name in _AT_CUTOFFS))
 
 
 def per_user(ranks: TargetRanks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from urllib.parse import unquote
 
 from visrec.errors import InputError
 from visrec.paths import expand_home, require_utf8
@@ -12,6 +13,11 @@ _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>
 # URI with a slash missing and not a folder called "s3:".
 _S3_SCHEMES = ("s3", "s3a", "s3n")
 _SCHEMES = (*_S3_SCHEMES, "file")
+# As pathlib's `as_uri` writes it: characters that a URI cannot have are percent-encoded. RFC 8089
+# also allows the host of this machine.
+_FILE = re.compile(
+    r"file:(//localhost(?=/)|//(?=/)|(?!//))/+(?P<path>.*)", re.DOTALL | re.IGNORECASE
+)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -28,8 +34,13 @@ def normalize_location(location: str) -> str:
     scheme = uri["scheme"].lower() if uri else ""
     if uri is None or not (uri["slashes"] or scheme in _SCHEMES):
         return os.path.abspath(expand_home(location))
-    if scheme == "file" and uri["slashes"] not in ("", "//"):  # // is followed by a host
-        return os.path.abspath(f"/{uri['rest']}")
+    file = _FILE.fullmatch(location)
+    if file is not None:
+        path = "/" + unquote(file["path"], errors="surrogateescape")
+        if "\0" in path:
+            raise _not_a_location(location)
+        require_utf8(path)
+        return os.path.abspath(path)
     rest = uri["rest"].rstrip("/")
     if scheme not in _S3_SCHEMES or uri["slashes"] != "//" or not _is_bucket_and_prefix(rest):
         raise _not_a_location(location, rest if scheme in _S3_SCHEMES else "")
