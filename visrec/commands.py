@@ -40,7 +40,6 @@ def init() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.init import InitJob, main
 
-    _take_workspace_from_first_argument()
     launch(main, InitJob, needs_ray="never")
 
 
@@ -50,7 +49,6 @@ def check() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.check import CheckJob, main
 
-    _take_workspace_from_first_argument()
     launch(main, CheckJob, needs_ray="never", only_reads=True)
 
 
@@ -178,7 +176,6 @@ def doctor() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.doctor import DoctorJob, check, main
 
-    _take_workspace_from_first_argument()
     launch(main, DoctorJob, check=check)
 
 
@@ -241,13 +238,7 @@ def _help() -> str:
     commands = "\n".join(f"  {name:<16} {call.__doc__}" for name, call in COMMANDS.items())
     return (
         "Nightly recommendations from pictures and past interactions.\n\n"
-        "usage: visrec COMMAND [--workspace PATH] [--local] [--config FILE] [--key value ...]\n\n"
+        "usage: visrec COMMAND [WORKSPACE] [--local] [--config FILE] [--key value ...]\n\n"
         f"{commands}\n\n"
         "visrec COMMAND --help lists the command's keys. Start with: visrec demo"
     )
-
-
-def _take_workspace_from_first_argument() -> None:
-    """Lets `visrec doctor s3://shop/visrec` name the workspace without its flag."""
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv.insert(1, "--workspace")

@@ -57,6 +57,21 @@ def test_garbage_is_collected_again_once_a_job_runs(tmp_path: Path) -> None:
     assert seen == [False, True]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["shop"], ["shop", "--run_id", "r1"], ["--workspace", "shop"]]
+)
+def test_first_argument_is_the_workspace_if_it_is_no_flag(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visrec rollback", *arguments])
+    seen: list[RollbackJob] = []
+    with pytest.raises(SystemExit) as end:
+        launch(lambda config, _: seen.append(config), RollbackJob, needs_ray="never")
+    assert end.value.code == 0
+    assert [config.workspace for config in seen] == ["shop"]
+
+
 def test_job_without_a_cluster_exits_with_2_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
