@@ -113,6 +113,19 @@ def test_target_that_is_down_is_told_after_everything_else_is_done(tmp_path: Pat
     assert summary.rows["files searched"] > 0
 
 
+def test_targets_of_earlier_exports_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(Store(str(tmp_path / "recommendations")), "r1", made_lists(5))
+    targets = [str(tmp_path.parent / f"{tmp_path.name}-{name}.csv") for name in "ab"]
+    run_forget(tmp_path, Summary("forget"), export_to=targets)
+    assert "were exported" not in capsys.readouterr().out
+    summary = Summary("forget")
+    run_forget(tmp_path, summary, export_to=targets[:1])
+    assert summary.rows["exported before, and not now"] == targets[1]
+    assert f"Lists were exported to {targets[1]}, which may" in capsys.readouterr().out
+
+
 def test_damaged_file_keeps_users_in_its_own_place_alone(tmp_path: Path) -> None:
     """The run that it belongs to is named at the end; all others are done, and the checkpoints."""
     lists = Store(str(tmp_path / "recommendations"))

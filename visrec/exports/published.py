@@ -9,6 +9,7 @@ from visrec.errors import ConflictError
 from visrec.exports.generations import ExportReport
 from visrec.exports.run_lists import BeforeShard, open_published_run, published_key
 from visrec.exports.targets import Target
+from visrec.publication.records import VERSION, now
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
 
@@ -26,7 +27,8 @@ def export_published(
     Args:
         target: where to.
         recommendations: where the runs are.
-        leases: for the file by which one process at a time exports to the target.
+        leases: for the file by which one process at a time exports to the target, and for a record
+            of the export.
         only_changed: write only lists that differ from those of the target.
         before_shard: called before each shard is written.
 
@@ -52,4 +54,12 @@ def export_published(
                 run, recommendations, only_changed=only_changed, before_shard=check
             )
             if published_key(recommendations) == run.key:
+                record = {"version": VERSION, "to": target.shown, "run_id": report.run_id}
+                leases.write_json(f"{digest(target.shown)}.json", {**record, "at": now()})
                 return report
+
+
+def exported_targets(leases: Store) -> list[str]:
+    """The targets, without secrets, that lists were exported to, as far as records tell."""
+    names = [entry.name for entry in leases.list() if entry.name.endswith(".json")]
+    return sorted(str(leases.read_json(name)["to"]) for name in names)

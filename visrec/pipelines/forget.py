@@ -23,6 +23,7 @@ from visrec.cli.summary import Summary
 from visrec.errors import ConflictError, InputError, StorageError, VisrecError
 from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS, PER_USER, REPORT
+from visrec.exports.published import exported_targets
 from visrec.exports.targets import parse_target
 from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.ids import is_in
@@ -128,15 +129,9 @@ def _forget(
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
         lists = sum(_map_all(forget_in_run, tasks, failures))
     with summary.phase("export"):
-        leases = workspace / LEASES
-        exported, not_exported = export_to_each(config.export_to, workspace / RUNS[0], leases)
+        exported, not_exported = _export_again(config)
     with summary.phase("remove"):
-        # Prepared tables are made again when needed.
-        (workspace / PREPARED).abort_uploads()
-        (workspace / PREPARED).delete_all()
-        workspace.delete(_SUMMARIES)
-        removed = _remove_checkpoints(workspace)
-        removed += _remove_temporary_files([workspace, *extra_runs])
+        removed = _remove_unfinished(workspace, extra_runs)
     with summary.phase("search"):
         in_source, source_ids = _count_interactions(config, user_ids)
         known_ids |= source_ids
@@ -306,6 +301,34 @@ def _folders_with(store: Store, *names: str) -> list[str]:
     """The folders below a store that have a file of these names; "" for the store itself."""
     paths = [entry.name.rpartition("/") for entry in store.list()]
     return sorted({folder for folder, _, last in paths if last in names})
+
+
+def _export_again(config: ForgetJob) -> tuple[dict[str, str], list[str]]:
+    """Exports the lists without the users to --export_to, and warns of other targets.
+
+    Returns:
+        What became of each target, for the summary, and the targets that failed.
+    """
+    workspace = Store.at(config.workspace)
+    leases = workspace / LEASES
+    rows, failed = export_to_each(config.export_to, workspace / RUNS[0], leases)
+    named = {parse_target(url).shown for url in config.export_to}
+    if others := [target for target in exported_targets(leases) if target not in named]:
+        rows["exported before, and not now"] = shown(others)
+        warn(
+            f"Lists were exported to {shown(others)}, which may still have these users. Export "
+            "them again without the users (--export_to), or remove the users there."
+        )
+    return rows, failed
+
+
+def _remove_unfinished(workspace: Store, extra_runs: Sequence[Store]) -> int:
+    """Removes what is made again when it is needed, or never; returns how many files of trainings
+    and of killed processes."""
+    (workspace / PREPARED).abort_uploads()
+    (workspace / PREPARED).delete_all()
+    workspace.delete(_SUMMARIES)
+    return _remove_checkpoints(workspace) + _remove_temporary_files([workspace, *extra_runs])
 
 
 def _remove_checkpoints(workspace: Store) -> int:

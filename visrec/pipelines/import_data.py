@@ -54,15 +54,22 @@ class ImportDataJob(JobConfig):
     """Imports data of another system into a workspace.
 
     Attributes:
+        workspace: directory or s3:// prefix to import into.
         format: movielens, recbole, amazon (reviews as JSON lines) or retail (an order export).
         path: its file, or the folder of its files.
     """
 
+    workspace: str = ""
     format: SourceFormat
     path: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self, "")
+        if not self.workspace:
+            raise InputError(
+                "Found no --workspace; expected the folder to import into, or s3://bucket/prefix.",
+                key="workspace",
+            )
         if not self.path:
             raise InputError(
                 f"Found no path; expected the file or the folder to import, as in `visrec import "
@@ -153,7 +160,7 @@ def format_help(name: str) -> str:
         if format == name:
             return (
                 f"{sys.modules[reader.__module__].__doc__}\n"
-                f"usage: visrec import {name} PATH [--workspace PATH] [--key value ...]\n\n"
+                f"usage: visrec import {name} PATH --workspace PATH [--key value ...]\n\n"
                 "PATH is a file, or the folder of the files. visrec import --help lists every key."
             )
     return ""
