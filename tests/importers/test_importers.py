@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.importers import base
@@ -319,6 +320,16 @@ def test_failed_import_leaves_nothing_and_an_existing_table_is_kept(tmp_path: Pa
     pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "shop" / "interactions.parquet")
     with pytest.raises(InputError, match="exists already"):
         imported(source, "movielens", tmp_path)
+
+
+def test_workspace_of_the_demo_is_imported_into_only_if_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--format", "retail", "--path", "orders.csv"]
+    with pytest.raises(InputError, match="Found no --workspace"):
+        check(parse_in_workspace(ImportDataJob, flags))
+    check(parse_in_workspace(ImportDataJob, [*flags, "--workspace", "runs/demo"]))
 
 
 def test_workspace_with_pictures_of_its_own_is_kept(tmp_path: Path) -> None:

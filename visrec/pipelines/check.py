@@ -164,7 +164,7 @@ def _examine_interactions(
         if columns := cancellation_columns(table):
             findings.remarks.append(
                 f"Cancelled and refunded orders ({', '.join(columns)}) count as interactions. "
-                "`visrec import retail PATH` writes a workspace without them."
+                "`visrec import retail PATH --workspace NEW` writes a workspace without them."
             )
         time_format = describe_times(table, schemas.INTERACTIONS)
         log = _read_log(config, uri, catalogue, seen)

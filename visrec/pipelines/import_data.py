@@ -54,22 +54,15 @@ class ImportDataJob(JobConfig):
     """Imports data of another system into a workspace.
 
     Attributes:
-        workspace: directory or s3:// prefix to import into.
         format: movielens, recbole, amazon (reviews as JSON lines) or retail (an order export).
         path: its file, or the folder of its files.
     """
 
-    workspace: str = ""
     format: SourceFormat
     path: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self, "")
-        if not self.workspace:
-            raise InputError(
-                "Found no --workspace; expected the folder to import into, or s3://bucket/prefix.",
-                key="workspace",
-            )
         if not self.path:
             raise InputError(
                 f"Found no path; expected the file or the folder to import, as in `visrec import "
@@ -79,6 +72,11 @@ class ImportDataJob(JobConfig):
 
 
 def check(config: ImportDataJob) -> None:
+    if config.workspace == JobConfig.workspace and "workspace" not in config.given_keys:
+        raise InputError(  # the default is the demo's
+            "Found no --workspace; expected the folder to import into, or s3://bucket/prefix.",
+            key="workspace",
+        )
     workspace = Store.at(config.workspace)
     _require_no_other_names(config.workspace)
     for name, table in _TABLES.items():
