@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from tests.integration.workspace import (
     SMALL_GALLERY,
+    night_settings,
     paint,
     published_rows,
     run_night,
@@ -21,7 +22,7 @@ from tests.integration.workspace import (
 )
 from tests.publication.list_runs import rows_of_run, rows_of_table
 from visrec.cli.summary import Summary
-from visrec.errors import BusyError, InputError
+from visrec.errors import BusyError, GateError, InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.night_model import newest_model_day, training_day
 from visrec.pipelines.nightly import NightlyJob
@@ -152,6 +153,18 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
         with pytest.raises(BusyError, match=re.escape(busy)):
             run_night(tmp_path, "2026-11-23", exit_if_running=3)
     assert not (lists / "run=2026-11-23").exists()
+
+    # A night that a gate holds back leaves its record.
+    files = night_settings(tmp_path / "strict")
+    keys = yaml.safe_load(Path(files["recommend_config"]).read_text())
+    strict = yaml.safe_dump({**keys, "gates": {"min_catalogue": 1.01}})
+    Path(files["recommend_config"]).write_text(strict)
+    with pytest.raises(GateError, match="held back"):
+        run_night(tmp_path, "2026-11-23", **files)
+    for record in ("nights/2026-11-23.json", "summaries/nightly.json"):
+        left = json.loads((tmp_path / record).read_text())
+        assert (left["night"], left["model"]) == ("2026-11-23", "curatornet-2026-11-19")
+        assert left["published"].startswith("no: Publication was held back")
 
 
 @pytest.mark.s3

@@ -25,7 +25,7 @@ from visrec.cli.notify import NotifyConfig, require_notifier
 from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
-from visrec.errors import BusyError, InputError, NoExamplesError
+from visrec.errors import BusyError, GateError, InputError, NoExamplesError
 from visrec.exports.targets import parse_target
 from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
@@ -185,7 +185,14 @@ def main(config: NightlyJob, summary: Summary) -> None:
             lease.check()
             steps.evaluate(model)
             lease.check()
-            steps.recommend(steps.choose(model))
+            served = steps.choose(model)
+            try:
+                steps.recommend(served)
+            except GateError as error:
+                summary.rows = {"night": night, **steps.rows, "published": f"no: {error}"}
+                _record(nights, night, summary, steps)
+                summary.write(Store.at(config.workspace))
+                raise
         with steps.step("retention"):
             removed = remove_old_runs(recommendations, config.keep, night)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
@@ -194,11 +201,16 @@ def main(config: NightlyJob, summary: Summary) -> None:
         summary.rows |= status.tables_row(steps.jobs.recommend.publish.tables)
         summary.not_published = status.explanation
         if manifest is None or not nights.exists(f"{night}.json"):
-            nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})
+            _record(nights, night, summary, steps)
         if config.export_to:
             with steps.step("export"):
                 leases = Store.at(config.resolve(None, LEASES))
                 summary.rows |= export_or_raise(config.export_to, recommendations, leases)
+
+
+def _record(nights: Store, night: str, summary: Summary, steps: "Steps") -> None:
+    """Writes how a night ended; a later start that completes it writes it again."""
+    nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})
 
 
 def load_jobs(config: NightlyJob) -> NightJobs:
@@ -317,6 +329,7 @@ class Steps:
         job, choice = self.jobs.recommend, None
         if served is not None:
             job, choice = served.model.recommend_job(job), served.choice
+            self.rows |= {"model": served.model.store.name, "choice": served.choice.reason}
         with self.step("recommend"):
             recommend.main(with_cutoff(job, self._night), self._summary, choice)
         self._take_rows(
