@@ -2,6 +2,8 @@
 # Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
+# By a path, not by an import hook, which a folder called visrec beside the checkout would hide.
+EDITABLE := --config-settings editable_mode=compat --editable
 # What the demo and the tests need alike: no telemetry, no look-ups on a model hub.
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -11,11 +13,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .venv/runtime: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "visrec needs Python 3.11 or 3.12, found %d.%d: make PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --constraint requirements.lock --editable .
+	$(PY) -m pip install --quiet --constraint requirements.lock $(EDITABLE) .
 	@touch $@
 
 .venv/dev: .venv/runtime
-	$(PY) -m pip install --quiet --constraint requirements.lock --editable '.[dev,bench]'
+	$(PY) -m pip install --quiet --constraint requirements.lock $(EDITABLE) '.[dev,bench]'
 	@touch $@
 
 lock: .venv/dev  ## write the versions that are installed now
