@@ -29,7 +29,7 @@ _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
 
 def picture_source(images: str, features: Store) -> PictureSource:
-    """The pictures at a location; the pattern of their names is that of the features."""
+    """The pictures at a location; file names are read as the features' manifest says."""
     pattern = read_manifest(features).image_pattern if features.exists(FEATURES_MANIFEST) else None
     return PictureSource(images, pattern)
 

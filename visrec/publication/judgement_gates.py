@@ -159,8 +159,9 @@ def concentration(
         few: how many groups.
 
     Returns:
-        The concentration: 0 if the groups have the same share of the entries as of the items, or if
-        there are no entries; 1 if they have all entries. And their share of the entries.
+        (concentration, share). The share is that of the groups in the entries. The concentration is
+        0 if the groups have the same share of the items, or if there are no entries; and 1 if they
+        have all entries.
     """
     if not listed_G.sum():
         return 0.0, 0.0
@@ -253,7 +254,7 @@ def _drift_gate(
     last: RunManifest,
     config: GatesConfig,
 ) -> Gate:
-    """The gate on how far the mean score has moved or its spread has changed, whichever is more."""
+    """The gate on the change of the best scores: of their mean or of their spread, the larger."""
     key = "max_score_drift"
     why = too_few
     if last.inputs["model"] != context.model_digest:

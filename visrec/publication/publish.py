@@ -86,11 +86,11 @@ def publish_run(
 ) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
 
-    This function never moves the pointer back: not to a run whose cutoff is before that of the
-    published run (a backfilled night), and not to a run that was rolled back. If the run was
-    complete before this start of it, the pointer moves only if nobody has moved it since the run
-    became complete: an earlier start was then stopped between manifest and pointer. If the pointer
-    names this run with an older manifest, it moves to the present one.
+    The pointer never moves back: neither to a run with an earlier cutoff (a backfilled night) nor
+    to a run that was rolled back. A run that this process found complete may be old. The pointer
+    moves to it only if nobody has moved the pointer since the run became complete, which means that
+    an earlier start was stopped between manifest and pointer. If the pointer names this run with
+    an older manifest, it moves to the present one.
 
     Args:
         recommendations: where the runs are.
@@ -103,8 +103,8 @@ def publish_run(
         InputError: the run was complete and its files are not those of the manifest any more, or
             the log of a table is damaged.
     """
-    # A lost write is retried while only retention or forget have changed the file. If the pointer
-    # itself has moved, another publication was first.
+    # If the write fails, try again, unless the pointer itself has moved: then another publication
+    # was first. (Retention and forget change the file as well, but not its `sequence`.)
     sequence = None
     while True:
         pointer, version = read_settled_pointer(recommendations)

@@ -15,9 +15,9 @@ at work, finds at its next file that it has lost the claim.
 
 The next retention finishes a removal that was interrupted. It cannot know whether the first process
 was killed or is only slow. A slow one may still delete one more file, because a store has no
-conditional delete, and a run that was made again by then would lose a file of that name. So a
-retention that finishes the removal of another one leaves the claim, with which the run cannot be
-made again. A later retention that finds nothing but the claim removes it.
+conditional delete, and a run that was made again by then would lose a file of that name. So
+whoever finishes another's removal leaves the claim, which blocks the run. A later retention, which
+finds only the claim, removes it.
 """
 
 from collections.abc import Collection, Mapping
@@ -82,8 +82,8 @@ def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mappi
     """Writes complete runs into `removing` of the pointer's file, except those that it points to.
 
     If nothing is published, there is no such file and no run is removed, because nothing would keep
-    another process from publishing that run. Every table shows the published run first, so none
-    names a run that is removed.
+    another process from publishing that run.
+    `read_settled_pointer` brings tables up to date first, so no table names a removed run.
 
     Returns:
         All of `removing`: runs, each with the number of its removal.

@@ -229,9 +229,9 @@ def fallback_scores(
 ) -> npt.NDArray[np.float32]:
     """(N,) the scores of fallback lists, in the order of takers in the last week, then takers ever.
 
-    The whole part of a score is the takers in the last week. Its fraction says where the takers
-    ever rank among the items of the same whole part: their number itself would vanish when a
-    large score is rounded to float32, which the lists have.
+    The whole part of a score is the takers in the last week. Its fraction orders items with equal
+    takers last week by takers ever. It is their rank, not their number: a small number would vanish
+    when a large score is rounded to float32, the type of the lists.
 
     Args:
         week_N: (N,) how many users took each item in the last 7 days.

@@ -236,7 +236,10 @@ def drop_after_cutoff(
     left_out: Counter[str],
     incomplete: "IncompleteRows",
 ) -> Iterator[pa.Table]:
-    """`read_until_cutoff` for some of the rows.
+    """The interactions among some rows that `read_until_cutoff` returns for a whole table.
+
+    Rows at or after the cutoff, and rows without a user or a timestamp, are dropped. The caller
+    checks how many rows were incomplete.
 
     Args:
         config: which interactions count.
@@ -269,7 +272,7 @@ def read_all(config: InteractionsConfig, uri: str) -> TableBatches:
 
 
 def _before_end(batch: pa.Table, config: InteractionsConfig, left_out: Counter[str]) -> pa.Table:
-    """The rows with a timestamp before the cutoff, or of today and before."""
+    """The rows with a timestamp before `end_timestamp`."""
     timed = batch.filter(pc.is_valid(batch["timestamp"]))
     left_out[NO_TIME] += len(batch) - len(timed)
     past = timed.filter(pc.less(timed["timestamp"], config.end_timestamp))

@@ -133,7 +133,7 @@ def _mean_difference(processor: Any, preprocessing: Preprocessing) -> float:
 def _patch_difference(
     pixels_BHWC: torch.Tensor, expected: Any, preprocessing: Preprocessing
 ) -> float:
-    """`_mean_difference` of a picture's patches."""
+    """Mean difference between our patches and the processor's, on the 0..255 scale."""
     grid = preprocessing.resize
     assert isinstance(grid, PatchGrid)
     patch_BPX, size_B2 = grid.unpack(pixels_BHWC.float().permute(0, 3, 1, 2))
