@@ -25,8 +25,8 @@ Guidelines 1, 2, 4 and random draw their positive uniformly from the training it
 table and have a valid negative. Guideline 3 draws a training item in this way and takes its user
 and its artist. Guidelines 5 and 6 draw a catalogue item that has a valid negative, uniformly, as
 the profile. With drawn negatives, guideline 6 draws the whole triple again until the pictures
-confirm the negative, so some items come more often. Conditions on artists and clusters refer to all training items of the
-user. If no item has an artist, conditions on artists are dropped.
+confirm the negative, so some items come more often. Conditions on artists and clusters refer to all
+training items of the user. If no item has an artist, conditions on artists are dropped.
 
 Shapes: U users, N items, O = U + N profiles, R training items, T = R + N positions (see
 `visrec.sampling.index`), B triples, S positions or items to start from, K negatives of a triple.
