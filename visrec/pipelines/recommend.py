@@ -29,7 +29,7 @@ from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData, ScoringInputs, ScoringOverview, prepare_scoring
 from visrec.recommend.published_run import PublishedRun
-from visrec.recommend.readback import WrittenRun, check_and_rescore
+from visrec.recommend.readback import WrittenRun, read_back_and_rescore
 from visrec.recommend.run_gates import GateInputs, GateResults, gates_of_run
 from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
 from visrec.recommend.score import ScoringTask, score_in_process, scoring_dataset
@@ -233,7 +233,7 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
             data=prepared.data,
             arrays=prepared.arrays,
             model=run.inputs.model,
-            last=_incremental_base(run, overview.shards),
+            last=_run_to_carry_over(run, overview.shards),
             spec=prepared.spec,
             resources=config.resources,
         )
@@ -246,7 +246,7 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
         return sorted(written, key=lambda shard: shard.name)
 
 
-def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
+def _run_to_carry_over(run: _Run, shards: int) -> PublishedRun | None:
     """The last publication, if its lists may be carried over."""
     last = run.last
     if last is None or not run.config.incremental or not last.fingerprints:
@@ -279,7 +279,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     tasks = default_cpu_workers(1, min(64, shards)) if on_ray() else 1
     arguments = (prepared.data, prepared.arrays, run.inputs.model, written_run)
     checks = map_calls(
-        check_and_rescore, [(*arguments, range(task, shards, tasks)) for task in range(tasks)]
+        read_back_and_rescore, [(*arguments, range(task, shards, tasks)) for task in range(tasks)]
     )
     if written_run.last is not None and any(each.lists.damaged_last_files for each in checks):
         say(

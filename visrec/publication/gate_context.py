@@ -120,15 +120,15 @@ class GateContext:
         k: entries of a list.
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a code for each artist, -1 for none; or None.
-        count_N: (N,) how many users took each item, as scoring counted. (`RunChecks.recounted_N` is
-            counted again from the profiles.)
+        takers_N: (N,) how many users took each item, as scoring counted. (`RunChecks.recounted_N`
+            is counted again from the profiles.)
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
         personalized: whether the model gives each user a different list.
-        interaction_counts: how many interactions there are, and how many have an item without a
-            feature.
-        item_counts: how many items the items table calls available, and how many of these have no
-            feature.
+        interactions_without_feature: how many interactions there are, and how many of them have an
+            item without a feature.
+        items_without_feature: how many items the items table calls available, and how many of them
+            have no feature.
         model_digest: digest of the model.
         model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
@@ -142,11 +142,11 @@ class GateContext:
     k: int
     available_N: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
-    count_N: npt.NDArray[np.float32]
+    takers_N: npt.NDArray[np.float32]
     popular_N: npt.NDArray[np.int64]
     personalized: bool
-    interaction_counts: FeatureCounts
-    item_counts: FeatureCounts
+    interactions_without_feature: FeatureCounts
+    items_without_feature: FeatureCounts
     model_digest: str
     model_name: str
     tables: Sequence[str]
@@ -167,12 +167,15 @@ class GateContext:
 
     @property
     def feature_counts(self) -> dict[str, FeatureCounts]:
-        """`interaction_counts` and `item_counts` by the names that the manifest has for them."""
-        return {"interactions": self.interaction_counts, "items": self.item_counts}
+        """`interactions_without_feature` and `items_without_feature`, by the manifest's names."""
+        return {
+            "interactions": self.interactions_without_feature,
+            "items": self.items_without_feature,
+        }
 
     @property
     def without_feature(self) -> dict[str, float]:
-        """Shares of the interactions and of the available items whose item has no feature."""
+        """The same as shares of the interactions and of the available items."""
         return {
             name: share(counts.without_feature, counts.total, 0.0)
             for name, counts in self.feature_counts.items()

@@ -114,7 +114,7 @@ def _item_concentration_gate(
     if 2 * context.k > context.available:
         return _skipped(name, config, key, "k is more than half of the items")
     found, listed_share = concentration(listed_N, context.available_N, context.k)
-    taken = concentration(context.count_N, np.ones(len(listed_N)), context.k)[0]
+    taken = concentration(context.takers_N, np.ones(len(listed_N)), context.k)[0]
     popular = concentration(context.popular_N, context.available_N, context.k)[0]
     note = (
         f"the {context.k} most listed items have {listed_share:.0%} of the entries; concentration "
@@ -139,7 +139,7 @@ def _artist_concentration_gate(
         return _skipped(name, config, key, f"{artists} artists have available items")
     few = math.ceil(artists / 20)
     found, listed_share = concentration(listed_A, size_A, few)
-    taken_A = np.bincount(artist_V, weights=context.count_N[has_artist_N])
+    taken_A = np.bincount(artist_V, weights=context.takers_N[has_artist_N])
     taken = concentration(taken_A, np.bincount(artist_V), few)[0]
     note = (
         f"the {few} most listed of {artists:,} artists have {listed_share:.0%} of the entries; "
