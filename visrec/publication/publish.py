@@ -81,7 +81,7 @@ def publish_run(
     recommendations: Store,
     run_id: str,
     *,
-    was_complete: bool = False,
+    completed_by_another: bool = False,
     tables: Collection[TableFormat] = (),
 ) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
@@ -95,7 +95,8 @@ def publish_run(
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        was_complete: whether the run was complete before this start of it.
+        completed_by_another: whether another start of the run, an earlier one or one beside this,
+            has completed it.
         tables: tables for SQL readers that follow the pointer from now on.
 
     Raises:
@@ -120,10 +121,10 @@ def publish_run(
         if new_pointer.manifest_sha256 == pointer.manifest_sha256:
             add_tables(recommendations, tables)
             return False
-        may_be_old = was_complete and version is not None
-        if _reason_to_stay(run_id, found[1], pointer, may_be_old) is not None:
+        pointer_may_have_moved = completed_by_another and version is not None
+        if _reason_to_stay(run_id, found[1], pointer, pointer_may_have_moved) is not None:
             return False
-        if was_complete:  # nobody has read the files since they were checked
+        if completed_by_another:  # nobody has read the files since they were checked
             require_intact_files(run_store(recommendations, run_id), found[1])
         if replace_pointer(recommendations, new_pointer, version):
             read_settled_pointer(recommendations)
@@ -131,14 +132,15 @@ def publish_run(
 
 
 def publication_status(
-    recommendations: Store, run_id: str, *, was_complete: bool = False
+    recommendations: Store, run_id: str, *, completed_by_another: bool = False
 ) -> PublicationStatus:
     """Whether a complete run is the published one, and if not, why the pointer does not move.
 
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        was_complete: whether the run was complete before this start of it.
+        completed_by_another: whether another start of the run, an earlier one or one beside this,
+            has completed it.
     """
     pointer, version = read_pointer(recommendations)
     found = read_manifest_to_publish(recommendations, run_id, pointer)
@@ -148,8 +150,8 @@ def publication_status(
     elif hashlib.sha256(found[0]).hexdigest() == pointer.manifest_sha256:
         reason = None
     else:
-        may_be_old = was_complete and version is not None
-        reason = _reason_to_stay(run_id, found[1], pointer, may_be_old)
+        pointer_may_have_moved = completed_by_another and version is not None
+        reason = _reason_to_stay(run_id, found[1], pointer, pointer_may_have_moved)
         reason = reason or "the pointer has not moved to it"
     return PublicationStatus(run_id, pointer, reason)
 
@@ -220,9 +222,17 @@ def read_manifest_to_publish(
 
 
 def _reason_to_stay(
-    run_id: str, manifest: RunManifest, pointer: Pointer, may_be_old: bool
+    run_id: str, manifest: RunManifest, pointer: Pointer, pointer_may_have_moved: bool
 ) -> str | None:
-    """Why the pointer does not move to a complete run that it does not name; None if it may."""
+    """Why the pointer does not move to a complete run that it does not name; None if it may.
+
+    Args:
+        run_id: the run.
+        manifest: its manifest.
+        pointer: the present one.
+        pointer_may_have_moved: whether time may have passed since the run became complete: this
+            start did not complete it, and there is a pointer.
+    """
     if run_id in pointer.removing:
         return "retention is removing it"
     if run_id in pointer.rolled_back:
@@ -230,6 +240,10 @@ def _reason_to_stay(
     cutoffs = (manifest.cutoff_timestamp, pointer.cutoff_timestamp)
     if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
         return "a later night is published"
-    if may_be_old and run_id != pointer.run_id and manifest.pointer_sequence != pointer.sequence:
+    if (
+        pointer_may_have_moved
+        and run_id != pointer.run_id
+        and manifest.pointer_sequence != pointer.sequence
+    ):
         return "the pointer has moved to another run since this one became complete"
     return None
