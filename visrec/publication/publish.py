@@ -199,8 +199,8 @@ def read_manifest_to_publish(
 ) -> tuple[bytes, RunManifest] | None:
     """The bytes of a run's manifest, and the manifest; None where there is none.
 
-    While users are removed from a run, it is the manifest that the pointer's file has for it. The
-    file of that manifest's own name is there until the pointer's file has changed.
+    While users are removed from a run, this is the new manifest, which `rewriting` in the pointer's
+    file names by its SHA-256. It has a file of its own until the pointer's file has changed again.
 
     Args:
         recommendations: where the runs are.

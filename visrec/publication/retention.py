@@ -81,9 +81,9 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
 def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mapping[str, int]:
     """Writes complete runs into `removing` of the pointer's file, except those that it points to.
 
-    If nothing is published, there is no such file and no run is removed, because nothing would keep
-    another process from publishing that run.
-    `read_settled_pointer` brings tables up to date first, so no table names a removed run.
+    If nothing is published, there is no pointer's file, and no complete run is removed: nothing
+    would keep another process from publishing it. `read_settled_pointer` brings tables up to date
+    first, so no table names a removed run.
 
     Returns:
         All of `removing`: runs, each with the number of its removal.

@@ -1,4 +1,4 @@
-"""Loads what scoring needs: the items, once, shared by the workers of a node; and the queries, one
+"""Loads what scoring needs: the items, which the workers of a node share; and the queries, one
 shard at a time.
 
 Shapes: N items, U queries, S shards.
@@ -70,16 +70,16 @@ class ScoringInputs:
 class ScoringData:
     """Queries, and the items to score for them. The workers of a node share one copy.
 
-    A query is a user or, for item-to-item lists, an item. Users whose interactions are in
-    partitions are not in here: `queries` reads those of a shard.
+    A query is a user or, for item-to-item lists, an item. `queries` holds the queries or, if the
+    interactions are in partitions, reads those of a shard when they are asked for.
 
     Attributes:
         item_ids: (N,) sorted.
         available_N: (N,) which items may be recommended.
         queries: reads the queries of a shard.
         query_count: queries in all shards.
-        unseen_N: (N,) items that training has not seen and the model cannot score, so that they say
-            nothing about a user.
+        unseen_N: (N,) items that training has not seen and the model cannot score. In a profile,
+            they say nothing about the user.
         takers_N: (N,) float32, how many users took each item.
         fallback_N: (N,) float32, the score of the fallback lists: how many users took the item in
             the last 7 days, plus a fraction below 1 that rises with `takers_N`.
