@@ -86,11 +86,11 @@ def publish_run(
 ) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
 
-    The pointer never moves back: neither to a run with an earlier cutoff (a backfilled night) nor
-    to a run that was rolled back. A run that this process found complete may be old. The pointer
-    moves to it only if nobody has moved the pointer since the run became complete, which means that
-    an earlier start was stopped between manifest and pointer. If the pointer names this run with
-    an older manifest, it moves to the present one.
+    Publication never moves the pointer back: neither to a run with an earlier cutoff (a backfilled
+    night) nor to a run that was rolled back. A run that another start has completed may be old. The
+    pointer moves to it only if nobody has moved the pointer since the run became complete, which
+    means that an earlier start was stopped between manifest and pointer. If the pointer names this
+    run with an older manifest, it moves to the present one.
 
     Args:
         recommendations: where the runs are.
