@@ -95,8 +95,7 @@ def publish_run(
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        completed_by_another: whether another start of the run, an earlier one or one beside this,
-            has completed it.
+        completed_by_another: whether another start of the run, earlier or beside, has completed it.
         tables: tables for SQL readers that follow the pointer from now on.
 
     Raises:
@@ -104,8 +103,8 @@ def publish_run(
         InputError: the run was complete and its files are not those of the manifest any more, or
             the log of a table is damaged.
     """
-    # If the write fails, try again, unless the pointer itself has moved: then another publication
-    # was first. (Retention and forget change the file as well, but not its `sequence`.)
+    # If the write fails, try again unless the pointer itself moved (a new `sequence`): retention
+    # and forget change the file as well.
     sequence = None
     while True:
         pointer, version = read_settled_pointer(recommendations)
@@ -139,8 +138,7 @@ def publication_status(
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        completed_by_another: whether another start of the run, an earlier one or one beside this,
-            has completed it.
+        completed_by_another: whether another start of the run, earlier or beside, has completed it.
     """
     pointer, version = read_pointer(recommendations)
     found = read_manifest_to_publish(recommendations, run_id, pointer)
