@@ -20,7 +20,7 @@ from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_file, lists_table, read_lists
 from visrec.publication.manifest import RunManifest
 from visrec.publication.run_spec import RunSpec
-from visrec.publication.verify import ListChecks, check_shard
+from visrec.publication.verify import ListChecks, count_faults
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.popular import PopularLists
 from visrec.recommend.queries import Queries, QueriesInMemory, read_all_queries
@@ -110,7 +110,7 @@ class Shop:
         spec = RunSpec(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
         last = read_lists(self.before[shard], "user_to_item") if self.before else None
         expected = expected_shard(self.data, self.data.queries.read(shard), spec)
-        return check_shard(self.tables[shard], expected, last)
+        return count_faults(self.tables[shard], expected, last)
 
     def last_manifest(self, **fields: Any) -> RunManifest:
         """The manifest of a last publication like this run, except for some fields."""
@@ -130,11 +130,11 @@ class Shop:
             "k": K,
             "available_N": self.data.available_N,
             "artist_N": self.data.artist_N,
-            "count_N": self.data.count_N,
+            "takers_N": self.data.takers_N,
             "popular_N": PopularLists(self.data, K).counts(self.queries),
             "personalized": True,
-            "interaction_counts": FeatureCounts(1000, 10),
-            "item_counts": FeatureCounts(400, 4),
+            "interactions_without_feature": FeatureCounts(1000, 10),
+            "items_without_feature": FeatureCounts(400, 4),
             "model_digest": MODEL,
             "model_name": "curatornet",
             "tables": ["items"],
@@ -178,7 +178,7 @@ def open_shop(
     ]
     lengths = np.array([len(p) for p in profiles])
     consumed = Jagged(np.concatenate(profiles), offsets_from_lengths(lengths))
-    count_N = np.bincount(consumed.values, minlength=items).astype(np.float32)
+    takers_N = np.bincount(consumed.values, minlength=items).astype(np.float32)
     queries = Queries(
         names, consumed, Jagged.empty(users), np.full(users, -1), consumed.lengths == 0
     )
@@ -192,8 +192,8 @@ def open_shop(
         query_count=users,
         fingerprint_N=np.zeros(items, np.uint64),
         unseen_N=np.zeros(items, bool),
-        count_N=count_N,
-        fallback_N=fallback_scores(count_N, count_N),
+        takers_N=takers_N,
+        fallback_N=fallback_scores(takers_N, takers_N),
         artist_N=rng.permutation(np.arange(items) % ARTISTS),
         rules=rules,
     )
@@ -209,7 +209,7 @@ def open_shop(
 def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Each user's K best candidates that the rules allow; for cold users, the most popular ones."""
     queries = read_all_queries(data.queries)
-    score_UN = np.where(queries.cold_U[:, None], data.count_N, score_UN)
+    score_UN = np.where(queries.cold_U[:, None], data.takers_N, score_UN)
     score_UN = np.where(data.available_N, score_UN, -np.inf)
     for closed in (queries.profiles, queries.blocked):
         score_UN[closed.row_ids, closed.values] = -np.inf

@@ -43,10 +43,10 @@ def _load(source: Path, isa: Isa) -> tuple[ctypes.CDLL | None, str | None]:
     # A library that came with the package may be for another C library: then it is compiled here.
     with suppress(OSError):
         return ctypes.CDLL(str(source.with_name(name))), None
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if cache.startswith("~"):
+    cache_dir = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache_dir.startswith("~"):
         return None, "no home directory to cache it in; set HOME or XDG_CACHE_HOME"
-    cached = Path(cache) / "visrec" / name
+    cached = Path(cache_dir) / "visrec" / name
     try:
         if not cached.exists():
             if (compiler_path := compiler()) is None:
@@ -54,10 +54,19 @@ def _load(source: Path, isa: Isa) -> tuple[ctypes.CDLL | None, str | None]:
             build(compiler_path, source, isa, cached)
         return ctypes.CDLL(str(cached)), None
     except subprocess.CalledProcessError as error:
-        reasons = [line for line in error.stderr.splitlines() if "error" in line]
-        return None, (reasons or [str(error)])[0].partition("error")[2].strip(": #")
+        return None, _first_compiler_error(error.stderr) or str(error)
     except OSError as error:
         return None, str(error)
+
+
+def _first_compiler_error(stderr: str) -> str:
+    """The first error that a compiler reports; empty if it reports none.
+
+    A compiler writes `file.cpp:3:2: error: #error needs AVX2`. Of this, only the text after the
+    word is of use to a reader.
+    """
+    lines = (line for line in stderr.splitlines() if "error" in line)
+    return next(lines, "").partition("error")[2].strip(": #")
 
 
 @cache

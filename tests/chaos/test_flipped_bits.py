@@ -30,7 +30,7 @@ from visrec.publication.forget import forget_in_run
 from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
-from visrec.recommend.readback import WrittenRun, check_files
+from visrec.recommend.readback import WrittenRun, read_back_shards
 from visrec.recommend.writer import WrittenShard
 
 pytestmark = pytest.mark.chaos
@@ -85,7 +85,7 @@ def test_last_publication_with_a_flipped_bit_saves_less_work_and_changes_no_list
         # And the gates compare with what is left of it.
         spec = RunSpec(run, SHARDS, K, "nested", "user_to_item", {"visrec.inputs": "two"})
         written = WrittenRun(spec, {shard.name: shard.sha256 for shard in shards}, last)
-        checks = check_files(shop.data(NO_RULES), written, range(SHARDS)).lists
+        checks = read_back_shards(shop.data(NO_RULES), written, range(SHARDS)).lists
         assert checks.altered_files == 0
         count += 1
     assert carried

@@ -53,7 +53,7 @@ WORKERS = tuple(
             b"commit_extraction",
             b"load_training_data",
         ),
-        *(b"prepare", b"check_and_rescore", b"FetchAndDecode", b"MapBatches", b"aggregate"),
+        *(b"prepare", b"read_back_and_rescore", b"FetchAndDecode", b"MapBatches", b"aggregate"),
     )
 )
 

@@ -70,7 +70,7 @@ def lists_of(vector_Nd: Vectors, cold: bool, near_duplicate: bool) -> int:
         queries=QueriesInMemory(queries, np.array([0, USERS])),
         query_count=USERS,
         unseen_N=~open_N,
-        count_N=np.zeros(n, np.float32),
+        takers_N=np.zeros(n, np.float32),
         fallback_N=np.zeros(n, np.float32),
         artist_N=None,
         fingerprint_N=np.zeros(n, np.uint64),

@@ -41,7 +41,7 @@ from visrec.publication.list_tables import Layout, lists_table, read_lists, simi
 from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
-from visrec.publication.verify import check_shard
+from visrec.publication.verify import count_faults
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.model_scores import ModelScores
@@ -127,15 +127,15 @@ class Run:
         for shard in range(SHARDS):
             table = self.table(shard)
             queries = self.data.queries.read(shard)
-            checks.append(check_shard(table, expected_shard(self.data, queries, self.spec)))
+            checks.append(count_faults(table, expected_shard(self.data, queries, self.spec)))
             lists = read_lists(table, self.kind)
             assert lists is not None
             rescorer.add_shard(shard, queries, lists)
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
-            count_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
-            personalized=True, interaction_counts=FeatureCounts(1000, 0),
-            item_counts=FeatureCounts(ITEMS, 0),
+            takers_N=self.data.takers_N, popular_N=self.data.takers_N.astype(np.int64),
+            personalized=True, interactions_without_feature=FeatureCounts(1000, 0),
+            items_without_feature=FeatureCounts(ITEMS, 0),
             model_digest="m", model_name="bpr_mf", tables=[], last=None,
             evaluation=None,
         )  # fmt: skip
@@ -231,7 +231,7 @@ def run_of(
     names, cold_U = pa.array([f"u{n}" for n in range(USERS)]), profiles.lengths == 0
     trained_U = np.full(USERS, -1) if artifact.user_ids is None else np.arange(USERS)
     ids = pa.array([f"i{n:04}" for n in range(ITEMS)])
-    count_N = np.bincount(profiles.values, minlength=ITEMS).astype(np.float32)
+    takers_N = np.bincount(profiles.values, minlength=ITEMS).astype(np.float32)
     blocked = Jagged(rng.integers(0, ITEMS, USERS), np.arange(USERS + 1))
     scorer = model.scorer(arrays)
     if kind == "item_to_item":
@@ -244,7 +244,7 @@ def run_of(
     queries = QueriesInMemory.assign(Queries(names, profiles, blocked, trained_U, cold_U), SHARDS)
     data = ScoringData(
         item_ids=ids, available_N=available_N, queries=queries, query_count=len(names),
-        unseen_N=unseen_N, count_N=count_N, fallback_N=fallback_scores(count_N, count_N),
+        unseen_N=unseen_N, takers_N=takers_N, fallback_N=fallback_scores(takers_N, takers_N),
         artist_N=None, fingerprint_N=np.zeros(ITEMS, np.uint64), rules=rules,
     )  # fmt: skip
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
@@ -386,18 +386,18 @@ def popular(run: Run, order: Rows) -> None:
     for query in np.flatnonzero(run.queries.cold_U).tolist():
         closed = run.queries.blocked[query]
         rows = order[run.data.available_N[order] & ~np.isin(order, closed)][:K]
-        run.row_UK[query], run.score_UK[query] = rows, np.sort(run.data.count_N[rows])[::-1]
+        run.row_UK[query], run.score_UK[query] = rows, np.sort(run.data.takers_N[rows])[::-1]
 
 
 def least_popular(run: Run, rng: np.random.Generator) -> None:
     del rng
-    popular(run, np.argsort(run.data.count_N, kind="stable"))
+    popular(run, np.argsort(run.data.takers_N, kind="stable"))
 
 
 def popular_in_another_order(run: Run, rng: np.random.Generator) -> None:
     """Equal counts in reverse order of their ids."""
     del rng
-    popular(run, ITEMS - 1 - np.argsort(-run.data.count_N[::-1], kind="stable"))
+    popular(run, ITEMS - 1 - np.argsort(-run.data.takers_N[::-1], kind="stable"))
 
 
 def random_fallback(run: Run, rng: np.random.Generator) -> None:

@@ -71,15 +71,17 @@ def job(run_id: str, inputs: str, shards: int, cutoff: int | None = None) -> Wor
     def work(lists: Store) -> str:
         run = run_store(lists, run_id)
         read_published(lists)
-        was_complete = True
+        completed_by_another = True
         if read_complete_run(run) is None:
             metadata = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
             spec = RunSpec(run, shards, 2, "nested", "user_to_item", metadata)
             claim_run(run, spec.inputs_digest)
             draft = replace(write_run(spec), run_id=run_id, cutoff_timestamp=cutoff)
-            _, was_complete = finish_run(run, draft, [PASSED], inputs_digest=spec.inputs_digest)
-        publish_run(lists, run_id, was_complete=was_complete)
-        return publication_status(lists, run_id, was_complete=was_complete).summary
+            _, completed_by_another = finish_run(
+                run, draft, [PASSED], inputs_digest=spec.inputs_digest
+            )
+        publish_run(lists, run_id, completed_by_another=completed_by_another)
+        return publication_status(lists, run_id, completed_by_another=completed_by_another).summary
 
     return work
 

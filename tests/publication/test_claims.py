@@ -53,7 +53,7 @@ def test_claim_is_refused_after_seal_except_for_the_same_inputs(store: Store) ->
     finish_run(store, draft, [PASSED], inputs_digest="a")
     store.delete([RUN_MANIFEST])
     assert store.read_json(CLAIM)["state"] == "sealed"
-    with pytest.raises(InputError, match="was made from other inputs"):
+    with pytest.raises(InputError, match="belongs to other inputs"):
         claim_run(store, "b")
     claim_run(store, "a")
     finish_run(store, draft, [PASSED], inputs_digest="a")

@@ -138,8 +138,8 @@ def test_reason_that_was_not_needed_overrides_no_gate(run: Store) -> None:
 
 def test_manifest_has_the_files_and_the_gates(run: Store) -> None:
     assert read_run_manifest(run) is None
-    manifest, was_complete = finish_run(run, written(run, b"lists"), [PASSED])
-    assert not was_complete
+    manifest, completed_by_another = finish_run(run, written(run, b"lists"), [PASSED])
+    assert not completed_by_another
     assert read_run_manifest(run) == manifest
     assert manifest.model_id == "m1"
     assert set(manifest.files) == {"part-00000.parquet"}
@@ -223,17 +223,17 @@ def test_lost_file_of_the_published_run_is_made_again_with_other_bytes(
     assert publish_run(lists, "r1")
     sequence = lists.read_json(LATEST)["sequence"]
     run.delete(["part-00001.parquet"])
-    manifest, was_complete = make_again(run, b"one", b"TWO!")
-    assert was_complete
+    manifest, completed_by_another = make_again(run, b"one", b"TWO!")
+    assert completed_by_another
     assert read_complete_run(run) == manifest
     # Here the job may be killed; the next start finds the run complete, and goes on.
-    status = publication_status(lists, "r1", was_complete=True)
+    status = publication_status(lists, "r1", completed_by_another=True)
     assert status.reason == "the pointer has not moved to it"
-    assert publish_run(lists, "r1", was_complete=True)
+    assert publish_run(lists, "r1", completed_by_another=True)
     assert published_run_id(lists) == "r1"
     pointer = lists.read_json(LATEST)
     assert (pointer["previous_run_id"], pointer["sequence"]) == (None, sequence + 1)
-    assert not publish_run(lists, "r1", was_complete=True)  # and then it stays
+    assert not publish_run(lists, "r1", completed_by_another=True)  # and then it stays
 
 
 def test_run_that_is_made_again_is_not_published_in_place_of_a_later_one(lists: Store) -> None:
@@ -243,7 +243,7 @@ def test_run_that_is_made_again_is_not_published_in_place_of_a_later_one(lists: 
     run = run_store(lists, "r1")
     run.delete(["part-00000.parquet"])
     make_again(run, b"ONE!")
-    assert not publish_run(lists, "r1", was_complete=True)
+    assert not publish_run(lists, "r1", completed_by_another=True)
     assert published_run_id(lists) == "r2"
 
 
@@ -260,8 +260,8 @@ def test_manifest_that_another_writer_replaces_meanwhile_stays(
         return replace_file(store, name, data, version)
 
     monkeypatch.setattr(Store, "replace", after_another)
-    manifest, was_complete = finish_run(run, draft, [PASSED])
-    assert (manifest.model_id, was_complete) == ("another", True)
+    manifest, completed_by_another = finish_run(run, draft, [PASSED])
+    assert (manifest.model_id, completed_by_another) == ("another", True)
     assert read_run_manifest(run) == manifest
 
 
@@ -271,4 +271,4 @@ def test_racing_writers_of_one_run_all_get_one_manifest(run: Store) -> None:
         8, lambda n: finish_run(run, replace(draft, model_id=f"writer {n}"), [PASSED])
     )
     assert [manifest for manifest, _ in results] == [read_run_manifest(run)] * 8
-    assert [was_complete for _, was_complete in results].count(False) == 1
+    assert [completed_by_another for _, completed_by_another in results].count(False) == 1

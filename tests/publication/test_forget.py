@@ -222,7 +222,7 @@ def test_unfinished_run_is_open_again_after_forget_was_killed_and_restarted(
         assert len(file_names(run)) == 2 * (SHARDS - 1) + is_claimed
         claim_run(run, "b" * 16)
         if is_claimed:
-            with pytest.raises(InputError, match="made from other inputs"):
+            with pytest.raises(InputError, match="belongs to other inputs"):
                 claim_run(run, DIGEST)
         point += 1
     assert refused > 2

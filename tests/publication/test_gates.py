@@ -41,7 +41,7 @@ from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import concentration, judgement_gates
 from visrec.publication.list_tables import similar_table
 from visrec.publication.manifest import HELD_BACK
-from visrec.publication.verify import Expected, check_shard
+from visrec.publication.verify import Expected, count_faults
 from visrec.recommend.popular import PopularLists
 from visrec.storage.store import Store
 
@@ -101,11 +101,11 @@ def test_first_run_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> Non
     data = shop.data
     listed_N = np.bincount(shop.row_UK[~shop.queries.cold_U].ravel(), minlength=600)
     assert concentration(listed_N, data.available_N, K)[0] > 0.7
-    assert concentration(data.count_N, np.ones(600), K)[0] > 0.3
+    assert concentration(data.takers_N, np.ones(600), K)[0] > 0.3
     assert [gate.sentence for gate in shop.gates() if gate.outcome == "failed"] == []
     measured(9, clean_nights=1)
     # What is the same for all is held back there, too.
-    for score_N in (np.random.default_rng(seed).random(600), data.count_N):
+    for score_N in (np.random.default_rng(seed).random(600), data.takers_N):
         scores_of(shop, np.broadcast_to(score_N, shape(shop)))
         shop.tables = shop.write()
         assert "max_item_concentration" in failed(shop)
@@ -119,16 +119,16 @@ def test_features_that_were_always_missing_hold_back_no_run() -> None:
     """Pictures of what was sold are gone, and the last publication was like that, or is none."""
     shop = open_shop()
     shop.context = {
-        "interaction_counts": FeatureCounts(1000, 600),
-        "item_counts": FeatureCounts(400, 200),
+        "interactions_without_feature": FeatureCounts(1000, 600),
+        "items_without_feature": FeatureCounts(400, 200),
     }
     assert failed(shop) == {"max_without_feature_rise"}
     shares = {"interactions": 0.6, "items": 0.5}
     shop.context["last"] = shop.last_manifest(without_feature=shares)
     assert not failed(shop)
-    shop.context["interaction_counts"] = FeatureCounts(1000, 790)
+    shop.context["interactions_without_feature"] = FeatureCounts(1000, 790)
     assert not failed(shop)
-    shop.context["interaction_counts"] = FeatureCounts(1000, 810)
+    shop.context["interactions_without_feature"] = FeatureCounts(1000, 810)
     assert failed(shop) == {"max_without_feature_rise"}
     shop.before, shop.context["last"] = [], None
     assert not failed(shop)
@@ -139,7 +139,7 @@ def test_features_that_were_always_missing_hold_back_no_run() -> None:
 def test_counts_of_popular_lists_equal_those_of_a_plain_loop() -> None:
     shop = open_shop(2, users=60, items=40, blocked=Jagged(np.arange(60) % 40, np.arange(61)))
     data, queries, expected_N = shop.data, shop.queries, np.zeros(40, np.int64)
-    order = sorted(range(40), key=lambda row: (-data.count_N[row], row))
+    order = sorted(range(40), key=lambda row: (-data.takers_N[row], row))
     for user in np.flatnonzero(~queries.cold_U).tolist():
         closed = {*queries.profiles[user].tolist(), *queries.blocked[user].tolist()}
         mine = [row for row in order if data.available_N[row] and row not in closed][:K]
@@ -277,7 +277,7 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
     "everyone the same list": ("max_item_concentration", scored(all_alike)),
     "popularity collapse": (
         "max_item_concentration",
-        scored(lambda s: scores_of(s, np.broadcast_to(s.data.count_N, shape(s)))),
+        scored(lambda s: scores_of(s, np.broadcast_to(s.data.takers_N, shape(s)))),
     ),
     "few artists": ("max_artist_concentration", scored(few_artists)),
     "little of the catalogue": ("min_catalogue", scored(all_alike)),
@@ -290,9 +290,9 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
     "half the users of the last time": ("min_queries_of_last", of_last(queries=401)),
     "the fallback for half": ("max_cold_rise", scored(fallback_for_half)),
     "stale features of interactions": (
-        "max_without_feature_rise", known(interaction_counts=FeatureCounts(1000, 300))),
+        "max_without_feature_rise", known(interactions_without_feature=FeatureCounts(1000, 300))),
     "stale features of the catalogue": (
-        "max_without_feature_rise", known(item_counts=FeatureCounts(400, 160))),
+        "max_without_feature_rise", known(items_without_feature=FeatureCounts(400, 160))),
     "worse than VisRank": ("min_gain", known(evaluation=evaluated(0.6, visrank=0.7))),
     "worse than popularity": ("min_gain", known(evaluation=evaluated(0.75, popularity=0.8))),
 }  # fmt: skip
@@ -441,16 +441,16 @@ def test_item_to_item_run_has_no_gate_about_users_or_evaluation() -> None:
     )  # fmt: skip
     context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
-        count_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
-        personalized=True, interaction_counts=FeatureCounts(10, 9),
-        item_counts=FeatureCounts(100, 0),
+        takers_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
+        personalized=True, interactions_without_feature=FeatureCounts(10, 9),
+        items_without_feature=FeatureCounts(100, 0),
         model_digest=MODEL, model_name="curatornet", tables=[], last=None,
         evaluation=None,
     )  # fmt: skip
 
     def gates() -> list[Gate]:
         table = through_a_file(similar_table(names, names, row_NK, score_NK, "nested"))
-        checks, config = check_shard(table, expected), GatesConfig(require_evaluation=True)
+        checks, config = count_faults(table, expected), GatesConfig(require_evaluation=True)
         return [*integrity_gates(checks, context), *judgement_gates(checks, context, config)]
 
     assert [gate.sentence for gate in gates() if gate.outcome == "failed"] == []

@@ -87,7 +87,7 @@ def test_tables_show_the_published_run_alone_and_follow_every_move(lists: Store)
     assert seen(lists) == 3 * [{"r1"}]
     assert publish_run(lists, "r1") is False
     before = {entry.name: entry.fingerprint for entry in lists.list()}
-    publish_run(lists, "r1", was_complete=True, tables=FORMATS)
+    publish_run(lists, "r1", completed_by_another=True, tables=FORMATS)
     assert {entry.name: entry.fingerprint for entry in lists.list()} == before
 
 
@@ -137,7 +137,7 @@ def test_run_that_is_made_again_under_its_name_is_shown_once(local: Store) -> No
 def test_table_that_is_named_later_shows_what_is_published_already(local: Store) -> None:
     publish(local, "r1", tables=())
     assert not (local / DELTA_LOG).exists("00000000000000000000.json")
-    assert publish_run(local, "r1", was_complete=True, tables=("delta",)) is False
+    assert publish_run(local, "r1", completed_by_another=True, tables=("delta",)) is False
     publish(local, "r2", tables=("manifest",))
     assert seen(local, ("delta", "manifest")) == 2 * [{"r2"}]
     assert read_pointer(local)[0].tables == ("delta", "manifest")
@@ -147,8 +147,8 @@ def test_table_asked_for_by_a_run_that_is_not_published_is_said_to_be_left_out(
     local: Store,
 ) -> None:
     publish(local, "r1", "r2", tables=("delta",))
-    assert not publish_run(local, "r1", was_complete=True, tables=("delta", "iceberg"))
-    status = publication_status(local, "r1", was_complete=True)
+    assert not publish_run(local, "r1", completed_by_another=True, tables=("delta", "iceberg"))
+    status = publication_status(local, "r1", completed_by_another=True)
     assert status.tables_row(("delta", "iceberg")) == {
         "tables": "delta; not iceberg, until a run is published with it"
     }
@@ -167,7 +167,10 @@ def test_next_start_of_any_job_brings_the_tables_to_the_pointer(local: Store, re
     assert seen(local) == 3 * [{"2026-11-22"}]
     steps: dict[str, tuple[Callable[[], Any], str]] = {
         "publish": (lambda: publish_run(local, "2026-11-24"), "2026-11-24"),
-        "rerun": (lambda: publish_run(local, "2026-11-23", was_complete=True), "2026-11-23"),
+        "rerun": (
+            lambda: publish_run(local, "2026-11-23", completed_by_another=True),
+            "2026-11-23",
+        ),
         "rollback": (lambda: roll_back(local), "2026-11-22"),
         "prune": (lambda: remove_old_runs(local, 2), "2026-11-23"),
     }
@@ -194,7 +197,7 @@ def test_iceberg_version_whose_hint_did_not_move_is_taken_up(local: Store) -> No
     publish(local, "r1", "r2", tables=("iceberg",))
     (local / ICEBERG).write(HINT, b"1")
     assert seen(local, ("iceberg",)) == [{"r1"}]
-    publish_run(local, "r2", was_complete=True)
+    publish_run(local, "r2", completed_by_another=True)
     assert (local / ICEBERG).read(HINT) == b"2"
     publish(local, "r3", tables=())
     assert (local / ICEBERG).read(HINT) == b"3"
@@ -255,7 +258,7 @@ def test_rows_that_somebody_else_adds_to_the_delta_table_leave_with_the_next_com
     theirs = open_delta(local).to_pyarrow_table().slice(0, 1)
     write_deltalake(local.root, theirs, mode="append")
     assert len(rows_of_table(local, "delta")) == 7
-    publish_run(local, "r1", was_complete=True)
+    publish_run(local, "r1", completed_by_another=True)
     assert seen(local, ("delta",)) == [{"r1"}]
     write_deltalake(local.root, theirs, mode="append")
     publish(local, "r2", tables=())

@@ -21,14 +21,14 @@ from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged
 from visrec.publication.list_tables import Layout, lists_file, read_lists
 from visrec.publication.run_spec import RunSpec
-from visrec.publication.verify import Expected, ListChecks, check_shard
+from visrec.publication.verify import Expected, ListChecks, count_faults
 from visrec.recommend import readback
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.readback import (
     WrittenRun,
-    check_files,
     count_items_without_feature,
     expected_shard,
+    read_back_shards,
 )
 from visrec.retrieval.rules import Rules
 from visrec.storage.input_table import InputTable
@@ -61,7 +61,7 @@ def test_counts_of_random_lists_equal_those_of_a_plain_loop(seed: int) -> None:
         for _ in range(40)
     ]
     spec = RunSpec(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
-    checks = check_shard(
+    checks = count_faults(
         pa.Table.from_pylist(found, RECOMMENDATIONS), expected_shard(data, queries, spec)
     )
     ids = data.item_ids.to_pylist()
@@ -149,7 +149,7 @@ def test_counts_with_rules_equal_those_of_a_plain_loop(
                 found.append((user, mine))
         table = as_table(found, layout, data.item_ids, queries.query_ids)
         spec = RunSpec(Store("/nowhere"), 1, K, layout, "user_to_item", {})
-        checks = check_shard(table, expected_shard(data, queries, spec))
+        checks = count_faults(table, expected_shard(data, queries, spec))
 
         against = wrong = 0
         for user, mine in found:
@@ -256,7 +256,7 @@ def test_counts_add_up_whatever_the_shards(data: st.DataObject) -> None:
             consumed=shop.queries.profiles.take(users), blocked=Jagged.empty(len(users)),
             cold_U=shop.queries.cold_U[users], k=K, layout="nested", kind="user_to_item",
         )  # fmt: skip
-        return replace(check_shard(part, expected, then), files=1)
+        return replace(count_faults(part, expected, then), files=1)
 
     parts = [checks_of(np.flatnonzero(shard_U == shard)) for shard in range(shards)]
     whole, summed = vars(checks_of(np.arange(40))), vars(reduce(add, parts))
@@ -284,9 +284,9 @@ def hashes(run: Store) -> dict[str, str]:
 def test_files_read_back_in_any_groups_give_the_same_counts(tmp_path: Path) -> None:
     shop, run = open_shop(), Store(str(tmp_path / "now"))
     spec = written(shop, run, shop.tables)
-    one = check_files(shop.data, WrittenRun(spec, hashes(run)), range(SHARDS)).lists
+    one = read_back_shards(shop.data, WrittenRun(spec, hashes(run)), range(SHARDS)).lists
     two = [
-        check_files(shop.data, WrittenRun(spec, hashes(run)), part).lists
+        read_back_shards(shop.data, WrittenRun(spec, hashes(run)), part).lists
         for part in ([0, 2], [1], [])
     ]
     assert one.files == SHARDS
@@ -301,11 +301,13 @@ def test_file_that_changed_after_it_was_written_is_counted(tmp_path: Path) -> No
     spec = written(shop, run, shop.tables)
     sha256 = hashes(run)
     run.write(spec.part(1), lists_file(shop.tables[1].slice(1)))
-    checks = check_files(shop.data, WrittenRun(spec, sha256), range(SHARDS)).lists
+    checks = read_back_shards(shop.data, WrittenRun(spec, sha256), range(SHARDS)).lists
     assert checks.altered_files == 1
     stale = replace(spec, metadata={**spec.metadata, "visrec.run_id": "another"})
     assert (
-        check_files(shop.data, WrittenRun(stale, hashes(run)), range(SHARDS)).lists.altered_files
+        read_back_shards(
+            shop.data, WrittenRun(stale, hashes(run)), range(SHARDS)
+        ).lists.altered_files
         == SHARDS
     )
 
@@ -325,18 +327,18 @@ def test_last_publication_is_compared_whatever_its_number_of_shards(
     tables = [whole.filter(pa.array(shard_B == shard)) for shard in range(shards)]
     written(shop, old, tables, shards)
     last = PublishedRun(old, "inputs", hashes(old))
-    found = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
+    found = read_back_shards(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
     if layout == "nested":  # the long one does not tell who was cold
         assert (found.compared, found.overlap) == (expected.compared, expected.overlap)
     assert found.compared == expected.compared
     # To read all of another cut for each shard would take shards times as long.
     monkeypatch.setattr(readback, "_COMPARED_QUERIES", 1)
-    first = check_files(shop.data, WrittenRun(spec, hashes(run), last), [0]).lists
-    sampled = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
+    first = read_back_shards(shop.data, WrittenRun(spec, hashes(run), last), [0]).lists
+    sampled = read_back_shards(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
     assert 0 < first.compared < expected.compared
     assert sampled.compared == (expected.compared if shards == SHARDS else first.compared)
     gone = replace(last, run=Store(str(tmp_path / "gone")))
-    checks = check_files(shop.data, WrittenRun(spec, hashes(run), gone), range(SHARDS)).lists
+    checks = read_back_shards(shop.data, WrittenRun(spec, hashes(run), gone), range(SHARDS)).lists
     assert (checks.compared, checks.damaged_last_files > 0) == (0, True)
 
 

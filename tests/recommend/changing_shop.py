@@ -112,7 +112,7 @@ class ChangingShop:
         group_N = pa.array(ids).take(pa.array(same_N, mask=same_N < 0))
         maker = pa.array([None if m < 0 else str(m) for m in maker_N.tolist()], pa.string())
         columns = [pa.array(ids), maker, *[group_N] * near_duplicates]
-        count_N = np.bincount(profiles.values, minlength=len(ids)).astype(np.float32)
+        takers_N = np.bincount(profiles.values, minlength=len(ids)).astype(np.float32)
         queries = Queries(
             query_ids=pa.array(names),
             profiles=profiles,
@@ -126,8 +126,8 @@ class ChangingShop:
             queries=QueriesInMemory.assign(queries, SHARDS),
             query_count=len(names),
             unseen_N=np.zeros(len(ids), bool),
-            count_N=count_N,
-            fallback_N=fallback_scores(count_N, count_N),
+            takers_N=takers_N,
+            fallback_N=fallback_scores(takers_N, takers_N),
             artist_N=None,
             fingerprint_N=item_fingerprints(columns, [vector_Nd]),
             rules=Rules(cap or 0, maker_N if cap else None, same_N if near_duplicates else None)

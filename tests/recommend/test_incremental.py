@@ -19,6 +19,7 @@ from tests.recommend.changing_shop import (
 )
 from visrec.publication.list_tables import Layout
 from visrec.publication.run_spec import RunSpec
+from visrec.recommend import fingerprint_files, writer
 from visrec.recommend.fingerprint_files import library_versions
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.published_run import PublishedRun
@@ -116,6 +117,23 @@ def test_fingerprints_are_used_only_with_their_own_inputs_and_versions(tmp_path:
     assert carried_from(tmp_path, published_run(first, "a")) > 0
     assert carried_from(tmp_path, published_run(first, "other inputs")) == 0
     assert carried_from(tmp_path, published_run(first, "a", other_versions)) == 0
+
+
+@pytest.mark.parametrize("lost", ["_fingerprints/", "_fingerprints/items"])
+def test_lists_are_not_carried_over_if_an_upgrade_came_between_two_starts_of_their_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The second start keeps the lists, and makes fingerprints again under the new versions."""
+    shop, first = ChangingShop(1), Store(str(tmp_path / "a"))
+    new_versions = library_versions()
+    old_versions = {**new_versions, "visrec.torch": "0"}
+    for module in (fingerprint_files, writer):
+        monkeypatch.setattr(module, "library_versions", lambda: old_versions)
+    write_run(shop, first)
+    monkeypatch.undo()
+    first.delete([entry.name for entry in first.list(lost)])
+    assert all(shard.kept for shard in write_run(shop, first))
+    assert carried_from(tmp_path, published_run(first, "a", new_versions)) == 0
 
 
 def test_nothing_is_carried_over_without_item_fingerprints(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_queries_are_all_users_of_log_and_users_table_with_their_profiles(
     }  # fmt: skip
     assert read_all_queries(data.queries).cold_U.tolist() == [False, False, False, True]
     assert read_all_queries(data.queries).trained_U.tolist() == [0, 1, -1, -1]
-    assert data.count_N.tolist() == [1, 1, 1, 1]
+    assert data.takers_N.tolist() == [1, 1, 1, 1]
     assert data.read_report.dropped_missing_feature == 1
 
 
@@ -185,7 +185,7 @@ def test_queries_of_item_to_item_are_items_with_themselves_as_profiles(
 def test_item_to_item_needs_no_interactions(workspace: Workspace) -> None:
     data = prepare(workspace.inputs(interactions_uri=None), kind="item_to_item")
     assert read_all_queries(data.queries).query_ids.to_pylist() == ITEMS
-    assert not data.count_N.any()
+    assert not data.takers_N.any()
 
 
 # Availability.
@@ -333,17 +333,17 @@ def test_row_of_the_future_is_not_the_moment_of_everybody(
 def test_fallback_scores_order_items_by_takers_in_the_last_week_then_ever() -> None:
     rng = np.random.default_rng(0)
     week_N = rng.choice([0, 1, 2, 1000, 1001, 250_000], 3000).astype(np.float32)
-    count_N = week_N + rng.choice([0, 1, 2, 5, 10_000, 1_000_000], 3000).astype(np.float32)
-    score_N = fallback_scores(week_N, count_N)
+    takers_N = week_N + rng.choice([0, 1, 2, 5, 10_000, 1_000_000], 3000).astype(np.float32)
+    score_N = fallback_scores(week_N, takers_N)
     rows = range(len(score_N))
-    expected = sorted(rows, key=lambda row: (-week_N[row], -count_N[row], row))
+    expected = sorted(rows, key=lambda row: (-week_N[row], -takers_N[row], row))
     assert np.argsort(-score_N, kind="stable").tolist() == expected
-    assert len(np.unique(score_N)) == len({*zip(week_N, count_N, strict=True)})
+    assert len(np.unique(score_N)) == len({*zip(week_N, takers_N, strict=True)})
     np.testing.assert_array_equal(np.floor(score_N), week_N)
-    assert are_fallback_scores(score_N, count_N.astype(np.int64))
-    assert not are_fallback_scores(score_N, count_N[::-1].astype(np.int64))
-    assert not are_fallback_scores(score_N + 2**-10, count_N.astype(np.int64))
-    assert len(fallback_scores(week_N[:0], count_N[:0])) == 0
+    assert are_fallback_scores(score_N, takers_N.astype(np.int64))
+    assert not are_fallback_scores(score_N, takers_N[::-1].astype(np.int64))
+    assert not are_fallback_scores(score_N + 2**-10, takers_N.astype(np.int64))
+    assert len(fallback_scores(week_N[:0], takers_N[:0])) == 0
 
 
 def test_block_list_of_unknown_items_gives_a_warning(workspace: Workspace) -> None:

@@ -43,8 +43,7 @@ class JobConfig:
         return path or f"{self.workspace.rstrip('/')}/{default}"
 
     def resolve_file_if_exists(self, path: str | None, default: str) -> str | None:
-        """Like `resolve`, for an optional file: None if no path is set and no such file exists; a
-        folder or a prefix of that name does not count."""
+        """As `resolve`; None if no path is set and the workspace has no file of that name."""
         if path is None and not Store.at(self.workspace).exists(default):
             return None
         return self.resolve(path, default)

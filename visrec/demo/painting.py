@@ -17,6 +17,11 @@ from PIL import Image, ImageDraw
 Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
 Colour = tuple[int, int, int]
+# Dabs take their random numbers from tables of these sizes: one start for each row, one load of
+# paint for each dab. The sizes are powers of two, so `&` wraps an index. From one row to the next,
+# the index of a dab grows by `_DAB_STRIDE`, a prime, so that no pattern shows.
+_ROW_STARTS, _DAB_LOADS, _DAB_STRIDE = 512, 4096, 61
+_DAB_LENGTH = 4  # of a dab, in row heights
 
 
 @dataclass(frozen=True)
@@ -189,33 +194,34 @@ def _tones(style_T: Floats, artist: Artist, rng: Random) -> list[Colour]:
     return tones
 
 
-def _brush(
-    image_HWC: Floats, angle: float, width: float, bend_HW: Floats, rough: float, rng: Random
+def _repaint_in_dabs(
+    image_HWC: Floats, angle: float, row_height: float, bend_HW: Floats, rough: float, rng: Random
 ) -> Floats:
-    """Repaints a picture in dabs, each in the colour of the picture at the middle of the dab.
+    """Repaints a picture in rows of dabs, each in the colour of the picture at the dab's middle.
 
     Args:
         image_HWC: the picture.
         angle: direction of the rows of dabs, in radians.
-        width: height of a row in pixels.
+        row_height: height of a row in pixels.
         bend_HW: how far each pixel's row is shifted across, in pixels.
         rough: standard deviation of the brightness of dabs.
         rng: decides where each row starts and how bright each dab is.
     """
     x_HW, y_HW = _grid(len(image_HWC))
-    cos, sin, length = math.cos(angle), math.sin(angle), 4 * width
+    cos, sin, length = math.cos(angle), math.sin(angle), _DAB_LENGTH * row_height
     along_HW = cos * x_HW + sin * y_HW
     across_HW = cos * y_HW - sin * x_HW + bend_HW
-    row_HW = np.floor(across_HW / width).astype(np.int32)
-    shift_HW = rng.random(512, dtype=np.float32)[row_HW & 511]
+    row_HW = np.floor(across_HW / row_height).astype(np.int32)
+    shift_HW = rng.random(_ROW_STARTS, dtype=np.float32)[row_HW & (_ROW_STARTS - 1)]
     column_HW = np.floor(along_HW / length + shift_HW).astype(np.int32)
     middle_HW = (column_HW + 0.5 - shift_HW) * length
-    across_middle_HW = (row_HW + 0.5) * width - bend_HW
+    across_middle_HW = (row_HW + 0.5) * row_height - bend_HW
     last = len(image_HWC) - 1
     from_x_HW = np.clip(cos * middle_HW - sin * across_middle_HW, 0, last).astype(np.int32)
     from_y_HW = np.clip(sin * middle_HW + cos * across_middle_HW, 0, last).astype(np.int32)
-    load_HW = rng.normal(0, rough, 4096).astype(np.float32)[(row_HW * 61 + column_HW) & 4095]
-    ridge_HW = (row_HW + 0.5 - across_HW / width) * rough  # paint is thicker on one edge
+    dab_HW = (row_HW * _DAB_STRIDE + column_HW) & (_DAB_LOADS - 1)
+    load_HW = rng.normal(0, rough, _DAB_LOADS).astype(np.float32)[dab_HW]
+    ridge_HW = (row_HW + 0.5 - across_HW / row_height) * rough  # paint is thicker on one edge
     painted_HWC: Floats = image_HWC[from_y_HW, from_x_HW] + (load_HW + ridge_HW)[..., None]
     return painted_HWC
 
@@ -278,8 +284,8 @@ def paint(style_T: Floats, artist: Artist, subject: str, side: int, rng: Random)
     phase_HW = x_HW * wave[0] + y_HW * wave[1] + rng.uniform(0, 6.28)
     bend_HW = (artist.curl * side * np.sin(phase_HW)).astype(np.float32)
     angle = artist.lean * (1 + upright) / 2 * math.pi / 2
-    width = side / 176 * 3.0 * 2.3**broad  # 1.3 to 7 pixels of a picture 176 wide
-    painted_HWC = _brush(image_HWC, angle, width, bend_HW, 22, rng)
+    row_height = side / 176 * 3.0 * 2.3**broad  # 1.3 to 7 pixels of a picture 176 wide
+    painted_HWC = _repaint_in_dabs(image_HWC, angle, row_height, bend_HW, 22, rng)
     image_HWC = 0.65 * painted_HWC + 0.35 * image_HWC
 
     gamma = np.float32(rng.uniform(0.6, 1.6))

@@ -29,7 +29,7 @@ _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
 
 def picture_source(images: str, features: Store) -> PictureSource:
-    """The pictures at a location; the pattern of their names is that of the features."""
+    """The pictures at a location; file names are read as the features' manifest says."""
     pattern = read_manifest(features).image_pattern if features.exists(FEATURES_MANIFEST) else None
     return PictureSource(images, pattern)
 
@@ -66,7 +66,7 @@ def add_pictures(
 ) -> tuple[list[UserExample], VisualClusters | None, str | None]:
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
 
-    Pictures that cannot be listed or fetched must not cost an evaluation its figures.
+    An evaluation keeps its figures even if pictures cannot be listed or fetched.
 
     Args:
         users: users whose items are ids alone.
@@ -122,8 +122,11 @@ def _titles(item_ids: pa.Array, items_table: InputTable | None) -> dict[str, str
 def _pictures(
     item_ids: pa.Array, images: PictureSource, max_bytes: int, problems: list[str]
 ) -> Iterable[tuple[str, bytes]]:
-    """The thumbnail of each item: of the first of its pictures that can be decoded. Ends with a
-    problem that keeps all others from being fetched."""
+    """The thumbnail of each item, from the first of its pictures that can be decoded.
+
+    A problem that keeps all other pictures from being fetched is added to `problems`, and ends the
+    iteration.
+    """
     try:
         pages = [page.filter(is_in(page["item_id"], item_ids)) for page in list_pictures(images)]
     except InputError:
@@ -139,7 +142,7 @@ def _pictures(
             problems.append(str(error))
             return
         finally:
-            close_readers()  # the items are a few of all
+            close_readers()  # few items are shown, so readers are not worth keeping open
         for item_id, answer in zip(first["item_id"].to_pylist(), answers, strict=True):
             if isinstance(answer, StorageError) or answer.data is None:
                 continue
@@ -156,7 +159,8 @@ def thumbnail(data: bytes, max_bytes: int = _MAX_BYTES) -> bytes | None:
 
     Args:
         data: bytes of the picture.
-        max_bytes: the largest thumbnail, unless the smallest one is larger.
+        max_bytes: the largest size of a thumbnail. If even the smallest one is larger, that one is
+            returned.
     """
     try:
         picture = Image.fromarray(decode_whole(data, _SIZES[0][0], _LIMITS))

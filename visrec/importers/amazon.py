@@ -74,7 +74,7 @@ def _category(name: str) -> str:
 
 def _edition(source: Source, name: str) -> str:
     """Which fields the first line has."""
-    lines = chain.from_iterable(map(io.BytesIO, source.blocks(name)))
+    lines = chain.from_iterable(map(io.BytesIO, source.line_blocks(name)))
     first = next((line for line in lines if line.strip()), b"{}")
     names = _parse_line(source, name, first)
     for edition, (fields, _) in _EDITIONS.items():
@@ -91,7 +91,7 @@ def _edition(source: Source, name: str) -> str:
 def _reviews(source: Source, name: str, edition: str) -> Iterator[pa.Table]:
     fields, divisor = _EDITIONS[edition]
     schema = pa.schema(list(zip(fields, _TYPES, strict=True)))
-    for block in source.blocks(name):
+    for block in source.line_blocks(name):
         table = _parse(source, name, block, schema).select(list(fields))
         table = table.rename_columns(["user_id", "item_id", "timestamp", "rating"])
         ids = cast_columns(table, _USER_AND_ITEM, source.where(name))
@@ -101,7 +101,7 @@ def _reviews(source: Source, name: str, edition: str) -> Iterator[pa.Table]:
 
 def _products(source: Source, name: str) -> Iterator[pa.Table]:
     """The products, each with the address of its first picture, if it has one."""
-    for block in source.blocks(name):
+    for block in source.line_blocks(name):
         table = _parse(source, name, block, _META)
         first = _first(table["images"])
         columns = {

@@ -170,7 +170,7 @@ class Source:
                 if line.strip():
                     yield line.rstrip("\r\n")
 
-    def blocks(self, name: str) -> Iterator[bytes]:
+    def line_blocks(self, name: str) -> Iterator[bytes]:
         """A file as blocks of whole lines, decompressed if its name ends in .gz.
 
         Raises:

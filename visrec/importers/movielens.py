@@ -58,7 +58,7 @@ def _ratings(source: Source, name: str) -> Iterator[pa.Table]:
         yield from source.read(name, columns, _RATINGS)
         return
     separator = b"::" if kind == "dat" else b"\t"
-    for block in source.blocks(name):
+    for block in source.line_blocks(name):
         with table_errors(source.where(name)):
             table = _parse(block.replace(separator, b"\t"))
         yield cast_columns(table, columns, source.where(name))

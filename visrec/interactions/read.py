@@ -31,8 +31,8 @@ from visrec.sources.interactions import (
     IncompleteRows,
     InteractionsConfig,
     TableBatches,
-    drop_after_cutoff,
     read_all,
+    usable_rows,
 )
 from visrec.tasks import map_calls, share
 
@@ -186,7 +186,7 @@ def read_part(
         InputError: a rating is infinite, or there is a `min_rating` but no rating column.
     """
     left_out, incomplete = Counter[str](), IncompleteRows()
-    past = drop_after_cutoff(config, batches, left_out, incomplete)
+    past = usable_rows(config, batches, left_out, incomplete)
     if not keep_all_users:
         past = _only_liked(past, left_out)
     part = _build_part(past, item_ids, left_out)

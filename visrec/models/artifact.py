@@ -90,14 +90,14 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
         ),
         _METRICS: to_json(plain(artifact.metrics)),
         _ITEMS: _ids_file("item_id", artifact.item_ids),
-        _HELD_OUT: _table_file(_pairs(artifact.held_out)),
+        _HELD_OUT: _table_file(_with_id_types(artifact.held_out)),
     }
     if artifact.user_ids is not None:
         files[_USERS] = _ids_file("user_id", artifact.user_ids)
     for name, data in files.items():
         store.write(name, data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    store.write(MODEL_MANIFEST, _manifest(hashes))
+    store.write(MODEL_MANIFEST, _manifest_bytes(hashes))
     return _digest(hashes)
 
 
@@ -171,12 +171,12 @@ def _build(store: Store, files: Mapping[str, bytes], weights: DiskFile) -> Artif
         model=model,
         config=config,
         sizes=sizes,
-        item_ids=_ids(files[_ITEMS]),
-        user_ids=_ids(files[_USERS]) if _USERS in files else None,
+        item_ids=_parse_ids(files[_ITEMS]),
+        user_ids=_parse_ids(files[_USERS]) if _USERS in files else None,
         provenance=Provenance.from_dict(description["provenance"]),
         metrics=json.loads(files[_METRICS]),
         model_id=description["model_id"],
-        held_out=_held_out(files[_HELD_OUT]),
+        held_out=_parse_held_out(files[_HELD_OUT]),
         digest=json.loads(files[MODEL_MANIFEST])["digest"],
         categories=tuple(description["categories"]),
     )
@@ -250,10 +250,11 @@ def _hashes(manifest: bytes) -> dict[str, str]:
         hashes = dict(json.loads(manifest)["files"])
     except (ValueError, KeyError, TypeError):
         return {}
-    return hashes if manifest == _manifest(hashes) else {}
+    return hashes if manifest == _manifest_bytes(hashes) else {}
 
 
-def _manifest(hashes: Mapping[str, str]) -> bytes:
+def _manifest_bytes(hashes: Mapping[str, str]) -> bytes:
+    """The manifest that names files with these SHA-256."""
     return to_json({"files": hashes, "digest": _digest(hashes)})
 
 
@@ -262,6 +263,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 
 def _ids_file(column: str, ids: pa.Array) -> bytes:
+    """A Parquet file with one column, of ids."""
     return _table_file(pa.table({column: id_array(ids)}))
 
 
@@ -272,18 +274,25 @@ def _table_file(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _held_out(data: bytes) -> pa.Table:
+def _parse_held_out(data: bytes) -> pa.Table:
+    """The held-out rows in a Parquet file.
+
+    Raises:
+        ValueError: it has other columns.
+    """
     table = pq.read_table(pa.BufferReader(data))
     if not table.schema.equals(HELD_OUT):
         raise ValueError(f"{_HELD_OUT} has the columns {table.column_names}")
-    return _pairs(table)
+    return _with_id_types(table)
 
 
-def _pairs(held_out: pa.Table) -> pa.Table:
+def _with_id_types(held_out: pa.Table) -> pa.Table:
+    """The same rows, with the type that ids have in memory."""
     return pa.table({name: id_array(held_out[name]) for name in HELD_OUT.names})
 
 
-def _ids(data: bytes) -> pa.LargeStringArray:
+def _parse_ids(data: bytes) -> pa.LargeStringArray:
+    """The ids in a Parquet file that `_ids_file` made."""
     return id_array(pq.read_table(pa.BufferReader(data)).column(0))
 
 
@@ -319,7 +328,7 @@ def forget_users(store: Store, user_ids: pa.Array) -> int:
         for name in (_WEIGHTS, _USERS, _HELD_OUT):
             if name in changed:
                 store.write(name, changed[name])
-        store.write(MODEL_MANIFEST, _manifest(new))
+        store.write(MODEL_MANIFEST, _manifest_bytes(new))
     if record["files"]:
         store.write_json(_FORGET_RECORD, {**record, "files": {}})
     return removed
@@ -347,13 +356,13 @@ def _read_forget_record(store: Store) -> dict[str, Any]:
 
 def _without_users(files: Mapping[str, bytes], user_ids: pa.Array) -> tuple[int, dict[str, bytes]]:
     """How many rows of the users were in the files, and the files that had any, without them."""
-    held_out, changed = _held_out(files[_HELD_OUT]), {}
+    held_out, changed = _parse_held_out(files[_HELD_OUT]), {}
     kept = held_out.filter(pc.invert(is_in(held_out["user_id"], user_ids)))
     removed = len(held_out) - len(kept)
     if removed:
         changed[_HELD_OUT] = _table_file(kept)
     if _USERS in files:
-        ids = _ids(files[_USERS])
+        ids = _parse_ids(files[_USERS])
         is_gone = is_in(ids, user_ids)
         if rows := np.flatnonzero(is_gone.to_numpy(zero_copy_only=False)).tolist():
             weights = load(files[_WEIGHTS])

@@ -54,7 +54,7 @@ from visrec.pipelines.proposals import (
     with_proposals,
 )
 from visrec.sources.id_mismatch import explain_id_mismatch
-from visrec.sources.interactions import read_until_cutoff
+from visrec.sources.interactions import read_usable_rows
 from visrec.storage import schemas
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table, describe_times
@@ -254,7 +254,7 @@ def _read_log(
         InputError: a job would refuse them.
     """
     if catalogue is None:
-        for _ in seen.watch(read_until_cutoff(config.interactions, uri, seen.left_out)):
+        for _ in seen.watch(read_usable_rows(config.interactions, uri, seen.left_out)):
             pass
         return None
     try:

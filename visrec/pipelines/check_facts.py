@@ -18,7 +18,7 @@ from visrec.interactions.split import SplitConfig, SplitPart, explain_empty_part
 from visrec.interactions.split import split as split_log
 from visrec.sources.id_mismatch import find_difference
 from visrec.sources.images import PictureSource, SkippedFiles, list_pictures
-from visrec.sources.interactions import NO_FEATURE, InteractionsConfig, read_until_cutoff
+from visrec.sources.interactions import NO_FEATURE, InteractionsConfig, read_usable_rows
 from visrec.sources.texts import no_texts, read_texts
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
@@ -157,9 +157,9 @@ def read_rows(
         rows: records what was read, even if reading fails at the end.
 
     Raises:
-        InputError: as `build_log` and `read_until_cutoff`.
+        InputError: as `build_log` and `read_usable_rows`.
     """
-    batches = rows.watch(read_until_cutoff(config, uri, rows.left_out))
+    batches = rows.watch(read_usable_rows(config, uri, rows.left_out))
     return build_log(batches, item_ids, None, rows.left_out)
 
 

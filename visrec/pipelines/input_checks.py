@@ -13,7 +13,7 @@ from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
 from visrec.models.artifact import MODEL_MANIFEST
 from visrec.sources.images import PictureSource, list_pictures
-from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
+from visrec.sources.interactions import InteractionsConfig, read_usable_rows
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import BLOCKED, INTERACTIONS, ITEMS, USERS, Column
 from visrec.storage.store import Store
@@ -51,7 +51,7 @@ def require_interactions(config: InteractionsConfig, uri: str | None) -> None:
         InputError: there is no table, or its columns are not the declared ones.
     """
     if uri is not None:
-        next(read_until_cutoff(config, uri, Counter()), None)
+        next(read_usable_rows(config, uri, Counter()), None)
 
 
 def require_features(

@@ -176,7 +176,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
         if manifest is not None:
             say(f"The night {night} is complete already.")
             tables = steps.jobs.recommend.publish.tables
-            publish_run(recommendations, night, was_complete=True, tables=tables)
+            publish_run(recommendations, night, completed_by_another=True, tables=tables)
             steps.rows |= {"model": manifest.model_id, "choice": manifest.choice}
         else:
             steps.extract()
@@ -196,7 +196,9 @@ def main(config: NightlyJob, summary: Summary) -> None:
         with steps.step("retention"):
             removed = remove_old_runs(recommendations, config.keep, night)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
-        status = publication_status(recommendations, night, was_complete=manifest is not None)
+        status = publication_status(
+            recommendations, night, completed_by_another=manifest is not None
+        )
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
         summary.rows |= status.tables_row(steps.jobs.recommend.publish.tables)
         summary.not_published = status.explanation

@@ -29,7 +29,7 @@ from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData, ScoringInputs, ScoringOverview, prepare_scoring
 from visrec.recommend.published_run import PublishedRun
-from visrec.recommend.readback import WrittenRun, check_and_rescore
+from visrec.recommend.readback import RunChecks, WrittenRun, read_back_and_rescore
 from visrec.recommend.run_gates import GateInputs, GateResults, gates_of_run
 from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
 from visrec.recommend.score import ScoringTask, score_in_process, scoring_dataset
@@ -111,16 +111,21 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
         run = _read_run(config, choice, recommendations)
         manifest = _find_complete(run)
     written: list[WrittenShard] = []
-    was_complete = manifest is not None
+    completed_by_another = manifest is not None
     if manifest is None:
-        manifest, was_complete, written = _make_run(run, summary)
+        manifest, completed_by_another, written = _make_run(run, summary)
     else:
         say(f"The run {run.run_id} is complete already: nothing to score.")
     with summary.phase("publish"):
         moved = publish_run(
-            recommendations, run.run_id, was_complete=was_complete, tables=config.publish.tables
+            recommendations,
+            run.run_id,
+            completed_by_another=completed_by_another,
+            tables=config.publish.tables,
         )
-    status = publication_status(recommendations, run.run_id, was_complete=was_complete)
+    status = publication_status(
+        recommendations, run.run_id, completed_by_another=completed_by_another
+    )
     published = "now" if moved else status.summary
     summary.rows = summary_rows(manifest, written, published, run.store.root)
     summary.rows |= status.tables_row(config.publish.tables)
@@ -132,7 +137,11 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
 
 
 def _make_run(run: _Run, summary: Summary) -> tuple[RunManifest, bool, list[WrittenShard]]:
-    """Scores, checks and completes a run; returns whether another process had completed it."""
+    """Scores, checks and completes a run.
+
+    Returns:
+        The manifest, whether another start had completed the run meanwhile, and the shards.
+    """
     config = run.config
     if not on_ray() and (
         config.resources.workers or config.resources.use_gpu or _is_large(run.inputs)
@@ -150,13 +159,13 @@ def _make_run(run: _Run, summary: Summary) -> tuple[RunManifest, bool, list[Writ
         prepared = dataclasses.replace(prepared, **shared)
     written = _score(run, prepared, summary)
     with summary.phase("check"):
-        gates = _check(run, prepared, written)
+        gates = _evaluate_gates(run, prepared, written)
     draft = _draft_manifest(run, prepared, written, gates, summary)
     with summary.phase("publish"):
-        manifest, was_complete = finish_run(
+        manifest, completed_by_another = finish_run(
             run.store, draft, gates.gates, config.force_publish, draft.inputs_digest
         )
-    return manifest, was_complete, written
+    return manifest, completed_by_another, written
 
 
 def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendations: Store) -> _Run:
@@ -233,7 +242,7 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
             data=prepared.data,
             arrays=prepared.arrays,
             model=run.inputs.model,
-            last=_incremental_base(run, overview.shards),
+            last=_run_to_carry_over(run, overview.shards),
             spec=prepared.spec,
             resources=config.resources,
         )
@@ -246,7 +255,7 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
         return sorted(written, key=lambda shard: shard.name)
 
 
-def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
+def _run_to_carry_over(run: _Run, shards: int) -> PublishedRun | None:
     """The last publication, if its lists may be carried over."""
     last = run.last
     if last is None or not run.config.incremental or not last.fingerprints:
@@ -258,35 +267,15 @@ def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
     return PublishedRun.of(recommendations_store(run.config), last)
 
 
-def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> GateResults:
-    """Reads the files back, with some shards per task, and evaluates the gates in one task.
+def _evaluate_gates(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> GateResults:
+    """Reads the files back, and evaluates the gates in one task.
 
     Raises:
         InputError: the inputs changed while they were read.
     """
     reread = submit(read_run_source, run.inputs, _list_settings(run.config))
-    config, shards = run.config, prepared.spec.shards
-    last, why_no_last = run.last, NO_LAST
-    if last is not None and (why := _why_not_compared(last, config)):
-        last, why_no_last = None, why
-    written_run = WrittenRun(
-        spec=prepared.spec,
-        sha256={shard.name: shard.sha256 for shard in written},
-        last=PublishedRun.of(recommendations_store(config), last) if last else None,
-    )
-    # A task adds up the counts of its shards. The counts of one shard have a number for each item,
-    # so sent one by one they would be larger than the lists.
-    tasks = default_cpu_workers(1, min(64, shards)) if on_ray() else 1
-    arguments = (prepared.data, prepared.arrays, run.inputs.model, written_run)
-    checks = map_calls(
-        check_and_rescore, [(*arguments, range(task, shards, tasks)) for task in range(tasks)]
-    )
-    if written_run.last is not None and any(each.lists.damaged_last_files for each in checks):
-        say(
-            f"Files of the last publication, {written_run.last.run.root}, are missing or are not "
-            "what was published: the gates compare with the rest of it.",
-            "warning",
-        )
+    last, why_no_last = _run_to_compare_with(run)
+    checks = _read_back(run, prepared, written, last)
     require_unchanged(run.source.digests.to_dict(), get(reread).digests.to_dict())
     gate_inputs = GateInputs(
         source=run.source,
@@ -294,10 +283,46 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         last=last,
         why_no_last=why_no_last,
         evaluation=_read_evaluation(run),
-        thresholds=config.gates,
+        thresholds=run.config.gates,
         choice=run.choice,
     )
     return call(gates_of_run, gate_inputs, prepared.data, *checks)
+
+
+def _run_to_compare_with(run: _Run) -> tuple[RunManifest | None, str]:
+    """The publication that the gates compare the run with, or None; and why it is None."""
+    if run.last is None:
+        return None, NO_LAST
+    why_no_last = _why_not_compared(run.last, run.config)
+    return (run.last, NO_LAST) if why_no_last is None else (None, why_no_last)
+
+
+def _read_back(
+    run: _Run, prepared: _Prepared, written: Sequence[WrittenShard], last: RunManifest | None
+) -> list[RunChecks]:
+    """Reads the files back in tasks of some shards each, and returns the counts of each task.
+
+    The counts of one shard have a number for each item, so sent one by one they would be larger
+    than the lists. So a task adds up the counts of its shards.
+    """
+    written_run = WrittenRun(
+        spec=prepared.spec,
+        sha256={shard.name: shard.sha256 for shard in written},
+        last=PublishedRun.of(recommendations_store(run.config), last) if last else None,
+    )
+    shards = prepared.spec.shards
+    tasks = default_cpu_workers(1, min(64, shards)) if on_ray() else 1
+    arguments = (prepared.data, prepared.arrays, run.inputs.model, written_run)
+    checks = map_calls(
+        read_back_and_rescore, [(*arguments, range(task, shards, tasks)) for task in range(tasks)]
+    )
+    if written_run.last is not None and any(each.lists.damaged_last_files for each in checks):
+        say(
+            f"Files of the last publication, {written_run.last.run.root}, are missing or are not "
+            "what was published: the gates compare with the rest of it.",
+            "warning",
+        )
+    return checks
 
 
 def _read_evaluation(run: _Run) -> Any:

@@ -2,8 +2,8 @@
 
 The claim is one small file, and every change is a compare-and-swap. docs/architecture.md draws the
 states. `claim_run` opens a claim and may take over one with different inputs. `seal` seals it.
-`retention.py` sets it to removed, and deletes it last. `forget.py` sets the claim of an unfinished
-run to forgetting, which makes its job stop, and opens it again.
+`retention.py` sets a claim to removed, and deletes it after all other files. `forget.py` sets the
+claim of an unfinished run to forgetting, which makes the run's job stop, and then opens it again.
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
 """
@@ -94,8 +94,8 @@ def claim_run(run: Store, inputs_digest: str) -> None:
 
     A writer writes a file only while it holds the claim (`holds_claim`), and the names of its files
     contain the digest of its inputs. If it loses the claim to other inputs while it writes a file,
-    it removes that file. While the claim exists, it never gets the run back, so its other files can
-    be removed at any time.
+    it removes that file. A writer that lost the claim cannot regain it while the claim file exists,
+    so its other files can be removed at any time.
 
     Args:
         run: the directory of the run.
@@ -129,9 +129,9 @@ def claim_run(run: Store, inputs_digest: str) -> None:
             return
         if claim.state == "sealed" or inputs_digest in claim.lost:
             raise InputError(
-                f"The run at {run.root} was made from other inputs or settings, or another job is "
-                "making it from others now. Choose another --run_id; or remove the run, if no job "
-                "is writing it and it has no manifest."
+                f"The run at {run.root} belongs to other inputs or settings (finished, or in "
+                "progress). Choose another --run_id; or remove the run, if no job is writing it "
+                "and it has no manifest."
             )
         lost = (*claim.lost, claim.inputs_digest)
 
@@ -145,7 +145,7 @@ def holds_claim(run: Store, inputs_digest: str) -> bool:
 def is_claimed_by_others(run: Store, inputs_digest: str) -> bool:
     """Whether others have the claim: other inputs, retention or `forget.py`.
 
-    False where there is no claim: these inputs may claim the run again, and keep intact files.
+    False where there is no claim. Then these inputs may claim the run again, and keep intact files.
     """
     claim, _ = read_claim(run)
     return claim is not None and (claim.inputs_digest != inputs_digest or not claim.may_write)

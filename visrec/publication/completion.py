@@ -65,8 +65,8 @@ def finish_run(
         inputs_digest: for which the run was claimed; None for a run without a claim.
 
     Returns:
-        The manifest, and whether the run was complete before this call: another writer of the same
-        files, or an earlier start whose files were damaged since then, had written a manifest.
+        The manifest, and whether another start has completed the run: a writer of the same files
+        beside this one, or an earlier start whose files were damaged since then.
 
     Raises:
         GateError: a gate failed and no reason was given; nothing was published.
@@ -80,13 +80,13 @@ def finish_run(
         seal(run, inputs_digest)
     _require_written_files(run, draft)
     manifest = _with_gates_and_pointer(run, draft, gates, force_reason)
-    was_complete = not run.create(RUN_MANIFEST, to_json(manifest.to_dict()))
-    if was_complete:
+    completed_by_another = not run.create(RUN_MANIFEST, to_json(manifest.to_dict()))
+    if completed_by_another:
         manifest = _agree_on_manifest(run, manifest)
     if inputs_digest is not None:
         _withdraw_if_removed(run)
     remove_stray_files(run)
-    return manifest, was_complete
+    return manifest, completed_by_another
 
 
 def _hold_back(run: Store, gates: Sequence[Gate], failed: Sequence[Gate]) -> None:

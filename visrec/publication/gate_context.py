@@ -1,11 +1,11 @@
 """What gates are given besides the counts over the lists: thresholds, and facts about the run.
 
-There are two kinds of gates, and all of a run are evaluated by `visrec.recommend.run_gates`. Those
-of `integrity_gates.py` check what is true of every correct run and have no thresholds. Those of
-`judgement_gates.py`, with `held_out_gates.py`, check whether a run is like other runs. The
-thresholds let an ordinary run pass, including the first run of a small shop. An unusual run may be
-correct and still fail. Judgement gates are skipped where there are too few lists or nothing to
-compare with.
+There are two kinds of gates, and all of a run are evaluated by `visrec.recommend.run_gates`. The
+integrity gates (`integrity_gates.py`) check what is true of every correct run and have no
+thresholds. The judgement gates (`judgement_gates.py`, `held_out_gates.py`) check whether a run is
+like other runs. Their thresholds let an ordinary run pass, including the first run of a small shop.
+An unusual run may be correct and still fail them. They are skipped where there are too few lists or
+nothing to compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,9 @@ class GatesConfig:
     """Thresholds that hold a publication back.
 
     Attributes:
-        min_lists: with fewer of the model's own lists than this, the gates on concentration,
-            overlap and score drift are skipped; with fewer users in the evaluation, those on it.
+        min_lists: the fewest lists of the model's own with which the gates on concentration,
+            overlap and score drift are evaluated, and the fewest users in the evaluation for the
+            gates on it. With fewer, these gates are skipped.
         min_catalogue: least share of the available items that are in any list; a share of the
             entries, if all lists together have fewer entries than there are items. None, the
             default, switches the gate off: how much of a catalogue lists should show depends on
@@ -46,21 +47,21 @@ class GatesConfig:
         min_overlap: least share of a list in the last publication that is in the same query's list
             now, on average, on a scale from chance (0) to the same items (1). The gate is skipped
             if a night chose another kind of model.
-        max_score_drift: the largest allowed change of the best scores since the last publication of
-            the same model: of their mean, in the earlier standard deviations; or of their spread,
-            as the ratio minus one.
+        max_score_drift: the largest change of the best scores since the last publication of the
+            same model. The change of their mean is measured in standard deviations of the last
+            publication, that of their spread as the ratio minus one; the larger one counts.
         min_queries_of_last: least number of users (or items) with a list, as a share of the number
             in the last publication.
         min_available_of_last: least number of available items, as a share of the number in the last
             publication.
-        max_cold_rise: how much the share of users with the fallback list may rise from the last
-            publication.
-        max_without_feature_rise: how much the share of interactions whose item has no feature may
-            rise from the last publication, and the same share of the available items of the items
-            table. A rise means that features are stale.
-        max_without_feature: largest share of interactions whose item has no feature, and of the
-            available items of the items table. None, the default, switches the gate off: a shop
-            that deletes the pictures of sold items has many such interactions every night.
+        max_cold_rise: the largest rise since the last publication of the share of users with the
+            fallback list.
+        max_without_feature_rise: the largest rise since the last publication of the share without
+            a feature, of interactions and of available items (of the items table) alike. A rise
+            means that features are stale.
+        max_without_feature: the largest share without a feature, of interactions and of available
+            items alike. None, the default, switches the gate off: a shop that deletes the pictures
+            of sold items has many such interactions every night.
         metric: metric of the evaluation by which the model is compared with VisRank and popularity.
         min_gain: how far the model must be above VisRank and popularity in the evaluation. The
             upper end of the model's 95 % interval is compared, so that noise holds no model back.
@@ -112,7 +113,7 @@ class ServingChoice:
 
 
 class FeatureCounts(NamedTuple):
-    """How many there are, and how many of them have an item without a feature."""
+    """How many there are (interactions or items), and how many of them lack a feature."""
 
     total: int
     without_feature: int
@@ -127,13 +128,15 @@ class GateContext:
         k: entries of a list.
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a code for each artist, -1 for none; or None.
-        count_N: (N,) how many users took each item, as scoring counted. (`RunChecks.recounted_N` is
-            counted again from the profiles.)
+        takers_N: (N,) how many users took each item, as scoring counted. (`RunChecks.recounted_N`
+            is counted again from the profiles.)
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
         personalized: whether the model gives each user a different list.
-        interaction_counts: the interactions.
-        item_counts: the items that the items table calls available.
+        interactions_without_feature: how many interactions there are, and how many of them have an
+            item without a feature.
+        items_without_feature: how many items the items table calls available, and how many of them
+            have no feature.
         model_digest: digest of the model.
         model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
@@ -147,11 +150,11 @@ class GateContext:
     k: int
     available_N: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
-    count_N: npt.NDArray[np.float32]
+    takers_N: npt.NDArray[np.float32]
     popular_N: npt.NDArray[np.int64]
     personalized: bool
-    interaction_counts: FeatureCounts
-    item_counts: FeatureCounts
+    interactions_without_feature: FeatureCounts
+    items_without_feature: FeatureCounts
     model_digest: str
     model_name: str
     tables: Sequence[str]
@@ -172,12 +175,15 @@ class GateContext:
 
     @property
     def feature_counts(self) -> dict[str, FeatureCounts]:
-        """`interaction_counts` and `item_counts` by the names that the manifest has for them."""
-        return {"interactions": self.interaction_counts, "items": self.item_counts}
+        """`interactions_without_feature` and `items_without_feature`, by the manifest's names."""
+        return {
+            "interactions": self.interactions_without_feature,
+            "items": self.items_without_feature,
+        }
 
     @property
     def without_feature(self) -> dict[str, float]:
-        """Shares of the interactions and of the available items whose item has no feature."""
+        """The same as shares of the interactions and of the available items."""
         return {
             name: share(counts.without_feature, counts.total, 0.0)
             for name, counts in self.feature_counts.items()

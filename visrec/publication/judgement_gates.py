@@ -7,6 +7,7 @@ cold users say nothing about the model.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def _item_concentration_gate(
     if 2 * context.k > context.available:
         return _skipped(name, config, key, "k is more than half of the items")
     found, listed_share = concentration(listed_N, context.available_N, context.k)
-    taken = concentration(context.count_N, np.ones(len(listed_N)), context.k)[0]
+    taken = concentration(context.takers_N, np.ones(len(listed_N)), context.k)[0]
     popular = concentration(context.popular_N, context.available_N, context.k)[0]
     note = (
         f"the {context.k} most listed items have {listed_share:.0%} of the entries; concentration "
@@ -139,7 +140,7 @@ def _artist_concentration_gate(
         return _skipped(name, config, key, f"{artists} artists have available items")
     few = math.ceil(artists / 20)
     found, listed_share = concentration(listed_A, size_A, few)
-    taken_A = np.bincount(artist_V, weights=context.count_N[has_artist_N])
+    taken_A = np.bincount(artist_V, weights=context.takers_N[has_artist_N])
     taken = concentration(taken_A, np.bincount(artist_V), few)[0]
     note = (
         f"the {few} most listed of {artists:,} artists have {listed_share:.0%} of the entries; "
@@ -159,8 +160,9 @@ def concentration(
         few: how many groups.
 
     Returns:
-        The concentration: 0 if the groups have the same share of the entries as of the items, or if
-        there are no entries; 1 if they have all entries. And their share of the entries.
+        (concentration, share). The share is that of the groups in the entries. The concentration is
+        0 if the groups have the same share of the items, or if there are no entries; and 1 if they
+        have all entries.
     """
     if not listed_G.sum():
         return 0.0, 0.0
@@ -182,7 +184,6 @@ def _rescale(found: float, at_0: float, at_1: float) -> float:
 
 def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
     noun = context.query_noun
-    last = context.last
     names = {
         "min_queries_of_last": f"{noun}, as a share of the last publication's",
         "min_available_of_last": "available items, as a share of the last publication's",
@@ -192,89 +193,92 @@ def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesCon
     }
     if noun == "items":
         del names["max_cold_rise"]
-    if last is None:
+    if context.last is None:
         return [_skipped(name, config, key, context.why_no_last) for key, name in names.items()]
-    gates = [
-        _at_least(
-            names["min_queries_of_last"], share(checks.queries, last.queries), config,
-            "min_queries_of_last", f"{checks.queries:,} now, {last.queries:,} in it",
-        ),
-        _at_least(
-            names["min_available_of_last"], share(context.available, last.available), config,
-            "min_available_of_last", f"{context.available:,} now, {last.available:,} in it",
-        ),
-    ]  # fmt: skip
-    if noun == "users":
-        now = share(checks.fallback_lists, checks.queries)
-        before = share(last.cold_users, last.queries)
-        note = f"{now:.0%} now, {before:.0%} in the last publication"
-        name = names["max_cold_rise"]
-        gates.append(_at_most(name, now - before, config, "max_cold_rise", note))
-    too_few = None
-    if checks.compared < config.min_lists:
-        too_few = f"{checks.compared:,} {noun} have a list in both, fewer than --gates.min_lists"
-    return [
-        *gates,
-        _overlap_gate(names["min_overlap"], too_few, checks, context, last, config),
-        _drift_gate(names["max_score_drift"], too_few, checks, context, last, config),
-    ]
+    since_last = _SinceLast(checks, context, context.last, config.min_lists)
+    found = {
+        "min_queries_of_last": _ratio(checks.queries, context.last.queries),
+        "min_available_of_last": _ratio(context.available, context.last.available),
+        "max_cold_rise": since_last.cold_rise(),
+        "min_overlap": since_last.overlap(),
+        "max_score_drift": since_last.score_drift(),
+    }
+    return [_gate(name, found[key], config, key) for key, name in names.items()]
 
 
-def _overlap_gate(
-    name: str,
-    too_few: str | None,
-    checks: ListChecks,
-    context: GateContext,
-    last: RunManifest,
-    config: GatesConfig,
-) -> Gate:
-    """The gate on the share of the last lists that is kept; skipped if the night chose another kind
-    of model."""
-    chance = context.k / max(context.available, 1)
-    why = too_few
-    if why is None and 2 * chance > 1:
-        why = "k is more than half of the items"
-    if why is None and not checks.overlap_possible:
-        why = "the lists are empty"
-    if why is None and context.choice is not None and last.model_name != context.model_name:
-        why = f"it was of {last.model_name}, and the evaluation chose {context.model_name} now"
-    if why is not None:
-        return _skipped(name, config, "min_overlap", why)
-    kept = checks.overlap / checks.overlap_possible
-    note = f"{kept:.0%} of the items of {checks.compared:,} lists"
-    return _at_least(name, (kept - chance) / (1 - chance), config, "min_overlap", note)
+def _ratio(now: int, before: int) -> tuple[float, str]:
+    return share(now, before), f"{now:,} now, {before:,} in it"
 
 
-def _drift_gate(
-    name: str,
-    too_few: str | None,
-    checks: ListChecks,
-    context: GateContext,
-    last: RunManifest,
-    config: GatesConfig,
-) -> Gate:
-    """The gate on how far the mean score has moved or its spread has changed, whichever is more."""
-    key = "max_score_drift"
-    why = too_few
-    if last.inputs["model"] != context.model_digest:
-        why = "it was of another model, whose scores have another scale"
-    elif why is None and checks.scores_compared < config.min_lists:
-        why = f"{checks.scores_compared:,} lists have scores in both"
-    if why is not None:
-        return _skipped(name, config, key, why)
-    lists = checks.scores_compared
-    mean, spread = _mean_and_deviation(checks.score_sum, checks.score_squares, lists)
-    last_mean, last_spread = _mean_and_deviation(
-        checks.last_score_sum, checks.last_score_squares, lists
-    )
-    if last_spread <= 1e-3 * abs(last_mean):
-        return _skipped(name, config, key, "the scores were all alike")
-    ratio = spread / last_spread
-    moved, widened = abs(mean - last_mean) / last_spread, max(ratio, 1 / max(ratio, 1e-3)) - 1
-    note = (
-        f"mean {last_mean:.4g} with deviation {last_spread:.4g}, now {mean:.4g} with {spread:.4g}"
-    )
-    return _at_most(name, max(moved, widened), config, key, note)
+@dataclass(frozen=True)
+class _SinceLast:
+    """What has changed since the last publication.
+
+    Each method returns what it found and a note, or why the gate is skipped.
+
+    Attributes:
+        checks: counts over the lists of all shards.
+        context: facts about the run.
+        last: the manifest of the last publication.
+        min_lists: with fewer lists than this in both, lists and scores are not compared.
+    """
+
+    checks: ListChecks
+    context: GateContext
+    last: RunManifest
+    min_lists: int
+
+    def cold_rise(self) -> tuple[float, str]:
+        now = share(self.checks.fallback_lists, self.checks.queries)
+        before = share(self.last.cold_users, self.last.queries)
+        return now - before, f"{now:.0%} now, {before:.0%} in the last publication"
+
+    def overlap(self) -> tuple[float, str] | str:
+        """The share of the last lists that is kept, from chance (0) to all (1)."""
+        checks, context, last_name = self.checks, self.context, self.last.model_name
+        chance = context.k / max(context.available, 1)
+        if why := self._why_too_few():
+            return why
+        if 2 * chance > 1:
+            return "k is more than half of the items"
+        if not checks.overlap_possible:
+            return "the lists are empty"
+        if context.choice is not None and last_name != context.model_name:
+            return f"it was of {last_name}, and the evaluation chose {context.model_name} now"
+        kept = checks.overlap / checks.overlap_possible
+        return (kept - chance) / (
+            1 - chance
+        ), f"{kept:.0%} of the items of {checks.compared:,} lists"
+
+    def score_drift(self) -> tuple[float, str] | str:
+        """The change of the best scores: of their mean or of their spread, the larger."""
+        checks, lists = self.checks, self.checks.scores_compared
+        if self.last.inputs["model"] != self.context.model_digest:
+            return "it was of another model, whose scores have another scale"
+        if why := self._why_too_few():
+            return why
+        if lists < self.min_lists:
+            return f"{lists:,} lists have scores in both"
+        now, spread = _mean_and_deviation(checks.score_sum, checks.score_squares, lists)
+        before, last_spread = _mean_and_deviation(
+            checks.last_score_sum, checks.last_score_squares, lists
+        )
+        if last_spread <= 1e-3 * abs(before):
+            return "the scores were all alike"
+        ratio = spread / last_spread
+        moved, widened = abs(now - before) / last_spread, max(ratio, 1 / max(ratio, 1e-3)) - 1
+        note = (
+            f"mean {before:.4g} with deviation {last_spread:.4g}, now {now:.4g} with {spread:.4g}"
+        )
+        return max(moved, widened), note
+
+    def _why_too_few(self) -> str | None:
+        """Why the lists are not compared; None if there are enough."""
+        compared = self.checks.compared
+        if compared >= self.min_lists:
+            return None
+        noun = self.context.query_noun
+        return f"{compared:,} {noun} have a list in both, fewer than --gates.min_lists"
 
 
 def _mean_and_deviation(total: float, squares: float, count: int) -> tuple[float, float]:
@@ -283,6 +287,14 @@ def _mean_and_deviation(total: float, squares: float, count: int) -> tuple[float
 
 
 # One gate, with the threshold of a key.
+
+
+def _gate(name: str, found: tuple[float, str] | str, config: GatesConfig, key: str) -> Gate:
+    """The gate of a value and its note, or of the reason why it is skipped."""
+    if isinstance(found, str):
+        return _skipped(name, config, key, found)
+    check = _at_least if key.startswith("min") else _at_most
+    return check(name, found[0], config, key, found[1])
 
 
 def _at_least(name: str, found: float, config: GatesConfig, key: str, note: str) -> Gate:

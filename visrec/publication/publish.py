@@ -81,21 +81,21 @@ def publish_run(
     recommendations: Store,
     run_id: str,
     *,
-    was_complete: bool = False,
+    completed_by_another: bool = False,
     tables: Collection[TableFormat] = (),
 ) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
 
-    This function never moves the pointer back: not to a run whose cutoff is before that of the
-    published run (a backfilled night), and not to a run that was rolled back. If the run was
-    complete before this start of it, the pointer moves only if nobody has moved it since the run
-    became complete: an earlier start was then stopped between manifest and pointer. If the pointer
-    names this run with an older manifest, it moves to the present one.
+    Publication never moves the pointer back: neither to a run with an earlier cutoff (a backfilled
+    night) nor to a run that was rolled back. A run that another start has completed may be old. The
+    pointer moves to it only if nobody has moved the pointer since the run became complete, which
+    means that an earlier start was stopped between manifest and pointer. If the pointer names this
+    run with an older manifest, it moves to the present one.
 
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        was_complete: whether the run was complete before this start of it.
+        completed_by_another: whether another start of the run, earlier or beside, has completed it.
         tables: tables for SQL readers that follow the pointer from now on.
 
     Raises:
@@ -103,8 +103,8 @@ def publish_run(
         InputError: the run was complete and its files are not those of the manifest any more, or
             the log of a table is damaged.
     """
-    # A lost write is retried while only retention or forget have changed the file. If the pointer
-    # itself has moved, another publication was first.
+    # If the write fails, try again unless the pointer itself moved (a new `sequence`): retention
+    # and forget change the file as well.
     sequence = None
     while True:
         pointer, version = read_settled_pointer(recommendations)
@@ -120,10 +120,10 @@ def publish_run(
         if new_pointer.manifest_sha256 == pointer.manifest_sha256:
             add_tables(recommendations, tables)
             return False
-        may_be_old = was_complete and version is not None
-        if _reason_to_stay(run_id, found[1], pointer, may_be_old) is not None:
+        pointer_may_have_moved = completed_by_another and version is not None
+        if _reason_to_stay(run_id, found[1], pointer, pointer_may_have_moved) is not None:
             return False
-        if was_complete:  # nobody has read the files since they were checked
+        if completed_by_another:  # nobody has read the files since they were checked
             require_intact_files(run_store(recommendations, run_id), found[1])
         if replace_pointer(recommendations, new_pointer, version):
             read_settled_pointer(recommendations)
@@ -131,14 +131,14 @@ def publish_run(
 
 
 def publication_status(
-    recommendations: Store, run_id: str, *, was_complete: bool = False
+    recommendations: Store, run_id: str, *, completed_by_another: bool = False
 ) -> PublicationStatus:
     """Whether a complete run is the published one, and if not, why the pointer does not move.
 
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        was_complete: whether the run was complete before this start of it.
+        completed_by_another: whether another start of the run, earlier or beside, has completed it.
     """
     pointer, version = read_pointer(recommendations)
     found = read_manifest_to_publish(recommendations, run_id, pointer)
@@ -148,8 +148,8 @@ def publication_status(
     elif hashlib.sha256(found[0]).hexdigest() == pointer.manifest_sha256:
         reason = None
     else:
-        may_be_old = was_complete and version is not None
-        reason = _reason_to_stay(run_id, found[1], pointer, may_be_old)
+        pointer_may_have_moved = completed_by_another and version is not None
+        reason = _reason_to_stay(run_id, found[1], pointer, pointer_may_have_moved)
         reason = reason or "the pointer has not moved to it"
     return PublicationStatus(run_id, pointer, reason)
 
@@ -197,8 +197,8 @@ def read_manifest_to_publish(
 ) -> tuple[bytes, RunManifest] | None:
     """The bytes of a run's manifest, and the manifest; None where there is none.
 
-    While users are removed from a run, it is the manifest that the pointer's file has for it. The
-    file of that manifest's own name is there until the pointer's file has changed.
+    While users are removed from a run, this is the new manifest, which `rewriting` in the pointer's
+    file names by its SHA-256. It has a file of its own until the pointer's file has changed again.
 
     Args:
         recommendations: where the runs are.
@@ -220,9 +220,17 @@ def read_manifest_to_publish(
 
 
 def _reason_to_stay(
-    run_id: str, manifest: RunManifest, pointer: Pointer, may_be_old: bool
+    run_id: str, manifest: RunManifest, pointer: Pointer, pointer_may_have_moved: bool
 ) -> str | None:
-    """Why the pointer does not move to a complete run that it does not name; None if it may."""
+    """Why the pointer does not move to a complete run that it does not name; None if it may.
+
+    Args:
+        run_id: the run.
+        manifest: its manifest.
+        pointer: the present one.
+        pointer_may_have_moved: whether time may have passed since the run became complete: this
+            start did not complete it, and there is a pointer.
+    """
     if run_id in pointer.removing:
         return "retention is removing it"
     if run_id in pointer.rolled_back:
@@ -230,6 +238,10 @@ def _reason_to_stay(
     cutoffs = (manifest.cutoff_timestamp, pointer.cutoff_timestamp)
     if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
         return "a later night is published"
-    if may_be_old and run_id != pointer.run_id and manifest.pointer_sequence != pointer.sequence:
+    if (
+        pointer_may_have_moved
+        and run_id != pointer.run_id
+        and manifest.pointer_sequence != pointer.sequence
+    ):
         return "the pointer has moved to another run since this one became complete"
     return None

@@ -15,9 +15,9 @@ at work, finds at its next file that it has lost the claim.
 
 The next retention finishes a removal that was interrupted. It cannot know whether the first process
 was killed or is only slow. A slow one may still delete one more file, because a store has no
-conditional delete, and a run that was made again by then would lose a file of that name. So a
-retention that finishes the removal of another one leaves the claim, with which the run cannot be
-made again. A later retention that finds nothing but the claim removes it.
+conditional delete, and a run that was made again by then would lose a file of that name. So
+whoever finishes another's removal leaves the claim, which blocks the run. A later retention, which
+finds only the claim, removes it.
 """
 
 from collections.abc import Collection, Mapping
@@ -81,9 +81,9 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
 def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mapping[str, int]:
     """Writes complete runs into `removing` of the pointer's file, except those that it points to.
 
-    If nothing is published, there is no such file and no run is removed, because nothing would keep
-    another process from publishing that run. Every table shows the published run first, so none
-    names a run that is removed.
+    If nothing is published, there is no pointer's file, and no complete run is removed: nothing
+    would keep another process from publishing it. `read_settled_pointer` brings tables up to date
+    first, so no table names a removed run.
 
     Returns:
         All of `removing`: runs, each with the number of its removal.

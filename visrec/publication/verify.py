@@ -157,7 +157,7 @@ class _CodedLists:
     is_own_B: Bools
 
 
-def check_shard(table: pa.Table, expected: Expected, last: Lists | None = None) -> ListChecks:
+def count_faults(table: pa.Table, expected: Expected, last: Lists | None = None) -> ListChecks:
     """The counts of one shard's table.
 
     Args:

@@ -25,7 +25,7 @@ from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.queries import Queries, read_query
 from visrec.retrieval.topk import top_k
-from visrec.sources.interactions import LIKED, InteractionsConfig, read_until_cutoff
+from visrec.sources.interactions import LIKED, InteractionsConfig, read_usable_rows
 from visrec.sources.items import read_items
 from visrec.storage.store import Store
 
@@ -162,7 +162,7 @@ def read_profile(
     """
     liked: dict[str, int] = {}
     disliked: dict[str, int] = {}
-    for batch in read_until_cutoff(config, uri, Counter()):
+    for batch in read_usable_rows(config, uri, Counter()):
         own = batch.filter(pc.equal(batch["user_id"], user_id))
         counts = own[LIKED].to_pylist() if LIKED in own.column_names else [True] * len(own)
         rows = zip(own["item_id"].to_pylist(), own["timestamp"].to_pylist(), counts, strict=True)

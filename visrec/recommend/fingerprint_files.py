@@ -1,11 +1,13 @@
 """Fingerprints as files of a run: written next to its lists, read by the next night.
 
-Scores have the same bits only under the same versions of the libraries that compute them, so each
-file records those versions.
+Scores have the same bits only under the same versions of the libraries that compute them. So each
+file of lists records the versions that made it, and the file of its queries' fingerprints repeats
+them, even if a later start of the run, under other versions, kept the lists and made only the
+fingerprints.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 
@@ -20,7 +22,7 @@ from visrec.recommend.fingerprints import query_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.queries import Queries
 
-_VERSION = "3"  # of the files' columns
+COLUMNS_VERSION = {"visrec.fingerprints": "3"}  # metadata of each file, says what its columns mean
 
 
 def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]:
@@ -30,11 +32,16 @@ def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]
         "fingerprint": data.fingerprint_N,
         "available": data.available_N,
     }
-    return _write(spec, spec.item_fingerprints, lambda: pa.table(columns))
+    versions = library_versions()
+    return _write(spec, spec.item_fingerprints, versions, lambda: pa.table(columns))
 
 
 def write_query_fingerprints(
-    data: ScoringData, read: Callable[[], Queries], spec: RunSpec, shard: int
+    data: ScoringData,
+    read: Callable[[], Queries],
+    spec: RunSpec,
+    shard: int,
+    versions: Mapping[str, str],
 ) -> tuple[str, str]:
     """Writes the fingerprints of a shard's queries, unless they are there.
 
@@ -43,6 +50,7 @@ def write_query_fingerprints(
         read: reads the queries.
         spec: the run.
         shard: its number.
+        versions: file metadata with the versions that made the shard's lists.
 
     Returns:
         The file's name and SHA-256.
@@ -54,7 +62,7 @@ def write_query_fingerprints(
         columns = {spec.id_column: queries.query_ids, "fingerprint": fingerprint_U}
         return pa.table({**columns, COLD: queries.cold_U})
 
-    return _write(spec, spec.query_fingerprints(shard), table)
+    return _write(spec, spec.query_fingerprints(shard), versions, table)
 
 
 def fingerprint_queries(data: ScoringData, queries: Queries) -> npt.NDArray[np.uint64]:
@@ -66,13 +74,19 @@ def fingerprint_queries(data: ScoringData, queries: Queries) -> npt.NDArray[np.u
 
 @cache
 def library_versions() -> dict[str, str]:
-    """File metadata with the versions that decide the bits of a score, and that of the columns."""
-    versions = {f"visrec.{name}": version(name) for name in ("visrec", "torch", "numpy")}
-    return {**versions, "visrec.fingerprints": _VERSION}
+    """File metadata with the versions that decide the bits of a score."""
+    return {f"visrec.{name}": version(name) for name in ("visrec", "torch", "numpy")}
 
 
-def _write(spec: RunSpec, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:
-    metadata = {**spec.metadata, **library_versions()}
+def versions_in(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The versions that made a file, from its metadata; empty strings where it names none."""
+    return {name: metadata.get(name.encode(), b"").decode() for name in library_versions()}
+
+
+def _write(
+    spec: RunSpec, name: str, versions: Mapping[str, str], table: Callable[[], pa.Table]
+) -> tuple[str, str]:
+    metadata = {**spec.metadata, **versions, **COLUMNS_VERSION}
     content, _ = keep_or_write(
         spec, name, metadata, lambda: with_sha256(table(), metadata, parquet_file)
     )

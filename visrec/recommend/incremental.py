@@ -56,7 +56,7 @@ class CarriedLists:
     reason_BK: Ints
 
 
-class IncrementalScorer:
+class CarryOver:
     """Finds lists of the last publication that can be carried over, and merges fresh items in.
 
     Args:

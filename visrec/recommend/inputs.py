@@ -1,4 +1,4 @@
-"""Loads what scoring needs: the items, once, shared by the workers of a node; and the queries, one
+"""Loads what scoring needs: the items, which the workers of a node share; and the queries, one
 shard at a time.
 
 Shapes: N items, U queries, S shards.
@@ -70,19 +70,19 @@ class ScoringInputs:
 class ScoringData:
     """Queries, and the items to score for them. The workers of a node share one copy.
 
-    A query is a user or, for item-to-item lists, an item. Users whose interactions are in
-    partitions are not in here: `queries` reads those of a shard.
+    A query is a user or, for item-to-item lists, an item. `queries` holds the queries or, if the
+    interactions are in partitions, reads those of a shard when they are asked for.
 
     Attributes:
         item_ids: (N,) sorted.
         available_N: (N,) which items may be recommended.
         queries: reads the queries of a shard.
         query_count: queries in all shards.
-        unseen_N: (N,) items that training has not seen and the model cannot score, so that they say
-            nothing about a user.
-        count_N: (N,) float32, how many users took each item.
+        unseen_N: (N,) items that training has not seen and the model cannot score. In a profile,
+            they say nothing about the user.
+        takers_N: (N,) float32, how many users took each item.
         fallback_N: (N,) float32, the score of the fallback lists: how many users took the item in
-            the last 7 days, plus a fraction below 1 that rises with `count_N`.
+            the last 7 days, plus a fraction below 1 that rises with `takers_N`.
         artist_N: (N,) a number for each artist, -1 for none; None if no item has an artist.
         fingerprint_N: (N,) hashes of everything that scoring knows about each item.
         rules: between the entries of a list, or None.
@@ -95,7 +95,7 @@ class ScoringData:
     queries: QuerySource
     query_count: int
     unseen_N: npt.NDArray[np.bool_]
-    count_N: npt.NDArray[np.float32]
+    takers_N: npt.NDArray[np.float32]
     fallback_N: npt.NDArray[np.float32]
     artist_N: npt.NDArray[np.int64] | None
     fingerprint_N: npt.NDArray[np.uint64]
@@ -171,15 +171,15 @@ def prepare_scoring(
         queries = _item_queries(has_vector_N, item_ids, shards or shard_count(count, list_length))
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
     columns = _identity_columns(item_ids, group_N, rules)
-    count_N = summary.count_N.astype(np.float32)
+    takers_N = summary.takers_N.astype(np.float32)
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
         queries=queries,
         query_count=count,
         unseen_N=unseen_N,
-        count_N=count_N,
-        fallback_N=fallback_scores(summary.activity.takers(days=7), count_N),
+        takers_N=takers_N,
+        fallback_N=fallback_scores(summary.activity.takers(days=7), takers_N),
         artist_N=artist_codes(items.artist_N),
         fingerprint_N=item_fingerprints(columns, [unseen_N, *arrays.values()]),
         rules=rules,
@@ -225,21 +225,21 @@ def _summarize_users(
 
 
 def fallback_scores(
-    week_N: npt.NDArray[np.float32], count_N: npt.NDArray[np.float32]
+    week_N: npt.NDArray[np.float32], takers_N: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """(N,) the scores of fallback lists, in the order of takers in the last week, then takers ever.
 
-    The whole part of a score is the takers in the last week. Its fraction says where the takers
-    ever rank among the items of the same whole part: their number itself would vanish when a
-    large score is rounded to float32, which the lists have.
+    The whole part of a score is the takers in the last week. Its fraction orders items with equal
+    takers last week by takers ever. It is their rank, not their number: a small number would vanish
+    when a large score is rounded to float32, the type of the lists.
 
     Args:
         week_N: (N,) how many users took each item in the last 7 days.
-        count_N: (N,) how many ever did.
+        takers_N: (N,) how many ever did.
     """
-    order_N = np.lexsort((count_N, week_N))
-    week_N, count_N = week_N[order_N], count_N[order_N]
-    is_same_N = (np.diff(week_N, prepend=-1) == 0) & (np.diff(count_N, prepend=-1) == 0)
+    order_N = np.lexsort((takers_N, week_N))
+    week_N, takers_N = week_N[order_N], takers_N[order_N]
+    is_same_N = (np.diff(week_N, prepend=-1) == 0) & (np.diff(takers_N, prepend=-1) == 0)
     rank_N = np.cumsum(~is_same_N)
     first_N = rank_N[np.searchsorted(week_N, week_N)]
     last_N = rank_N[np.searchsorted(week_N, week_N, side="right") - 1]

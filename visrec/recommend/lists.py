@@ -14,7 +14,7 @@ from visrec.models.scorers import ByKind, Scorer
 from visrec.progress import Timer
 from visrec.publication.list_tables import COLD_USERS_KEY, lists_table, similar_table
 from visrec.publication.run_spec import RunSpec
-from visrec.recommend.incremental import CarriedLists, IncrementalScorer
+from visrec.recommend.incremental import CarriedLists, CarryOver
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.queries import Queries
@@ -70,11 +70,11 @@ class ShardRecommender:
         self._search, self._fallback = (
             RuledTopK(search, data.rules, data.available_N, self._k) for search in searches
         )
-        self._incremental: IncrementalScorer | None = None
+        self._carry_over: CarryOver | None = None
         if last is not None and self._k == spec.k:  # only lists of k entries can be carried over
-            self._incremental = scorer.dispatch(
+            self._carry_over = scorer.dispatch(
                 ByKind(
-                    dot=lambda dot: IncrementalScorer(last, data, spec, dot, timer.log_once),
+                    dot=lambda dot: CarryOver(last, data, spec, dot, timer.log_once),
                     tiled=lambda _: None,
                     rerank=lambda _: None,
                 )
@@ -88,9 +88,9 @@ class ShardRecommender:
         carried = None
         count = 0
         lists = TopKResult.empty(len(queries), self._k, np.int32)
-        if self._incremental:
+        if self._carry_over:
             with self._timer.phase("carry"):
-                carried = self._incremental.carried_lists(shard, queries)
+                carried = self._carry_over.carried_lists(shard, queries)
         reason_UK = lists.row_BK.copy()
         for start in range(0, len(queries), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(queries)))
@@ -122,10 +122,10 @@ class ShardRecommender:
         best = TopKResult.empty(len(rows), self._k)
         reason_BK = best.row_BK.copy()
         is_carried_B = np.zeros(len(rows), bool)
-        if self._incremental and carried:
+        if self._carry_over and carried:
             is_carried_B = carried.unchanged_B[rows]
             with self._timer.phase("carry"):
-                lists, reason_bK, undecided_b = self._incremental.merge(
+                lists, reason_bK, undecided_b = self._carry_over.merge(
                     carried, queries, rows[is_carried_B], self._explain
                 )
             best.assign(is_carried_B, lists)

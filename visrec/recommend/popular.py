@@ -26,7 +26,7 @@ class PopularLists:
     """
 
     def __init__(self, data: ScoringData, k: int) -> None:
-        order = np.argsort(-data.count_N, kind="stable")
+        order = np.argsort(-data.takers_N, kind="stable")
         self._k, self._order = k, order[data.available_N[order]]
         self._rank_N = np.full(len(data.item_ids), -1)
         self._rank_N[self._order] = np.arange(len(self._order))

@@ -1,4 +1,8 @@
-"""The published run as the next night reads it: its lists and fingerprints, each file verified."""
+"""The last publication, as tonight's run reads it: lists to carry over or to compare with.
+
+Each file is verified. This is not what readers see: they follow the pointer
+(`visrec.publication.pointer`: `open_published`).
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,7 +14,7 @@ import pyarrow.parquet as pq
 from visrec.publication.claims import FINGERPRINTS, PARTS
 from visrec.publication.manifest import RunManifest
 from visrec.publication.run_spec import has_metadata, run_store
-from visrec.recommend.fingerprint_files import library_versions
+from visrec.recommend.fingerprint_files import COLUMNS_VERSION, library_versions
 from visrec.storage.store import Store
 
 
@@ -25,7 +29,8 @@ class PublishedRun:
         run: the run's directory.
         inputs_digest: digest of the run's inputs, which its fingerprint files contain.
         sha256: SHA-256 of each file of lists or of fingerprints, by its name, from the manifest.
-        versions: file metadata that fingerprints must have; by default this process's versions.
+        versions: file metadata that fingerprints must have; by default, the versions of the
+            libraries of this process.
     """
 
     run: Store
@@ -70,5 +75,5 @@ class PublishedRun:
 
     def _read_fingerprints(self, name: str) -> pa.Table | None:
         table = self.read_table(name)
-        expected = {**self.versions, "visrec.inputs": self.inputs_digest}
+        expected = {**self.versions, **COLUMNS_VERSION, "visrec.inputs": self.inputs_digest}
         return table if table is not None and has_metadata(table.schema, expected) else None

@@ -19,7 +19,7 @@ from visrec.models.arrays import ItemArrays
 from visrec.publication.gate_context import FeatureCounts
 from visrec.publication.list_tables import Lists, read_lists
 from visrec.publication.run_spec import RunSpec, has_metadata
-from visrec.publication.verify import Expected, ListChecks, check_shard
+from visrec.publication.verify import Expected, ListChecks, count_faults
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.popular import PopularLists
 from visrec.recommend.published_run import PublishedRun
@@ -93,7 +93,7 @@ class RunChecks:
         return replace(self.lists, not_most_popular=self.lists.rescored_fallbacks)
 
 
-def check_files(
+def read_back_shards(
     data: ScoringData, written: WrittenRun, shards: Sequence[int], rescorer: Rescorer | None = None
 ) -> RunChecks:
     """Checks some shards of a run, with one shard in memory at a time.
@@ -122,7 +122,7 @@ def check_files(
             last_lists, unusable = _read_last_lists(last, spec.kind, names, queries.query_ids)
             damaged += unusable
         total += RunChecks(
-            _check_file(data, queries, written, shard, last_lists, rescorer),
+            _read_back_shard(data, queries, written, shard, last_lists, rescorer),
             np.bincount(queries.profiles.values, minlength=len(data.item_ids)),
             popular.counts(queries),
         )
@@ -132,7 +132,7 @@ def check_files(
     return replace(total, lists=lists)
 
 
-def _check_file(
+def _read_back_shard(
     data: ScoringData,
     queries: Queries,
     written: WrittenRun,
@@ -152,19 +152,19 @@ def _check_file(
     table = file.read()
     if rescorer is not None and (lists := read_lists(table, spec.kind)) is not None:
         rescorer.add_shard(shard, queries, lists)
-    return replace(check_shard(table, expected, last_lists), altered_files=int(is_altered))
+    return replace(count_faults(table, expected, last_lists), altered_files=int(is_altered))
 
 
-def check_and_rescore(
+def read_back_and_rescore(
     data: ScoringData, arrays: ItemArrays, model: Store, written: WrittenRun, shards: Sequence[int]
 ) -> RunChecks:
-    """As `check_files`, with a sample of the lists scored again by the model."""
+    """As `read_back_shards`, with a sample of the lists scored again by the model."""
     spec = written.spec
     # The seed depends on the run alone, so that every check samples the same lists.
     identity = str(sorted(spec.metadata.items())).encode()
     seed = int(hashlib.sha256(identity).hexdigest()[:15], 16)
     rescorer = Rescorer(data, arrays, model, spec.kind, spec.k, seed)
-    return check_files(data, written, shards, rescorer)
+    return read_back_shards(data, written, shards, rescorer)
 
 
 def expected_shard(data: ScoringData, queries: Queries, spec: RunSpec) -> Expected:

@@ -67,7 +67,7 @@ class UserSummary:
     Attributes:
         users: how many there are.
         read: what became of their interactions.
-        count_N: (N,) how many of them took each item.
+        takers_N: (N,) how many of them took each item.
         activity: how many of them took each item in each window before a moment.
         last_moment: the midnight after their last interaction that counts; 0 if they have none.
         blocks: which rows of the block list have no effect.
@@ -75,7 +75,7 @@ class UserSummary:
 
     users: int
     read: ReadCounts
-    count_N: npt.NDArray[np.int64]
+    takers_N: npt.NDArray[np.int64]
     activity: ActivityCounts
     last_moment: int
     blocks: BlockCounts
@@ -84,7 +84,7 @@ class UserSummary:
         return UserSummary(
             self.users + other.users,
             self.read + other.read,
-            self.count_N + other.count_N,
+            self.takers_N + other.takers_N,
             self.activity + other.activity,
             max(self.last_moment, other.last_moment),
             self.blocks + other.blocks,
@@ -115,7 +115,7 @@ def open_users(tables: UserTables, item_ids: pa.LargeStringArray, root: Store | 
     """
     if tables.interactions_uri is not None and root is not None:
         try:
-            return PartitionedUsers(tables.config, _deal_tables(tables, root), item_ids)
+            return PartitionedUsers(tables.config, _assign_tables(tables, root), item_ids)
         except (ConflictError, MissingFileError):
             # Another process keeps changing a table, for example by appending rows after the
             # cutoff. Reading the table once needs no fixed version.
@@ -193,7 +193,7 @@ def summarize_rows(
     return UserSummary(
         users=len(log.user_ids),
         read=part.counts,
-        count_N=np.bincount(log.item_R, minlength=items),
+        takers_N=np.bincount(log.item_R, minlength=items),
         activity=ActivityCounts.of(
             log.item_R, log.time_R, items, last_moment if moment is None else moment
         ),
@@ -304,7 +304,12 @@ def _decoded(rows: pa.Table) -> pa.Table:
     return pa.table({name: rows[name].cast(pa.string()) for name in ("user_id", "item_id")})
 
 
-def _deal_tables(tables: UserTables, root: Store) -> PartitionedTables:
+def _assign_tables(tables: UserTables, root: Store) -> PartitionedTables:
+    """The tables, with their rows assigned to partitions.
+
+    Raises:
+        InputError: a table cannot be read, or the users table has no rows.
+    """
     config = tables.config
     interactions = prepare_table(
         config.table(str(tables.interactions_uri)), schemas.INTERACTIONS, root

@@ -14,7 +14,11 @@ from visrec.progress import Timer
 from visrec.publication.list_tables import COLD_USERS_KEY, lists_file
 from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import keep_or_write, with_sha256
-from visrec.recommend.fingerprint_files import write_query_fingerprints
+from visrec.recommend.fingerprint_files import (
+    library_versions,
+    versions_in,
+    write_query_fingerprints,
+)
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.queries import Queries
 
@@ -112,20 +116,21 @@ class ShardWriter:
             nonlocal carried
             table, carried = self._recommend(shard, queries())
             with self._timer.phase("write"):
-                return with_sha256(table, metadata, lists_file)
+                return with_sha256(table, {**metadata, **library_versions()}, lists_file)
 
         content, kept = keep_or_write(self._spec, name, metadata, make)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        file_metadata = file.schema_arrow.metadata
         with self._timer.phase("write"):
             fingerprints, fingerprints_sha256 = write_query_fingerprints(
-                self._data, queries, self._spec, shard
+                self._data, queries, self._spec, shard, versions_in(file_metadata)
             )
-        file = pq.ParquetFile(pa.BufferReader(content))
         query_ids = file.read(columns=file.schema_arrow.names[:1])[0]
         return WrittenShard(
             name=name,
             rows=len(query_ids),
             queries=pc.count_distinct(query_ids).as_py(),
-            cold_users=int(file.schema_arrow.metadata[COLD_USERS_KEY.encode()]),
+            cold_users=int(file_metadata[COLD_USERS_KEY.encode()]),
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             fingerprints=fingerprints,

@@ -21,12 +21,12 @@ drawn: `make_negative_sampler` in `visrec.sampling.triples` chooses it. By defau
 drawn for a triple: under every guideline, the positive is compared with the softmax candidates of
 the step (`visrec.sampling.candidates`).
 
-Guidelines 1, 2 and 4 and random draw their positive uniformly from the training items that can be
-one. Guideline 3 draws a training item in this way and takes its user and its artist. Guidelines 5
-and 6 draw the item of the profile uniformly from the items of the catalogue that can be one. With
-drawn negatives, guideline 6 draws the whole triple again until the pictures confirm the negative,
-so some items come more often. Conditions on artists and clusters refer to all training items of the
-user. If no item has an artist, conditions on artists are dropped.
+Guidelines 1, 2, 4 and random draw their positive uniformly from the training items that fit the
+table and have a valid negative. Guideline 3 draws a training item in this way and takes its user
+and its artist. Guidelines 5 and 6 draw a catalogue item that has a valid negative, uniformly, as
+the profile. With drawn negatives, guideline 6 draws the whole triple again until the pictures
+confirm the negative, so some items come more often. Conditions on artists and clusters refer to all
+training items of the user. If no item has an artist, conditions on artists are dropped.
 
 Shapes: U users, N items, O = U + N profiles, R training items, T = R + N positions (see
 `visrec.sampling.index`), B triples, S positions or items to start from, K negatives of a triple.

@@ -203,11 +203,12 @@ def _draw_from_cluster(
 class Unrelated(NegativeSampler):
     """Draws an item of none of the user's clusters and none of the user's artists, uniformly.
 
-    Items outside the user's clusters are proposed without rejection. With all items in the order of
-    their clusters, the r-th item outside the user's clusters is at position r plus the sizes of
-    those clusters of the user that begin before it. These sums are stored, and a binary search
-    finds the right one. So a user who has nearly all clusters costs no more than any other user.
-    Proposed items of the user's artists are rejected.
+    Items outside the user's clusters are proposed without rejection. All items are in the order of
+    their clusters. An example: the clusters a, a, b, c of four items, and a user who has cluster b.
+    The items outside are at positions 0, 1 and 3. Item r = 2 of them is at 3: its number plus the
+    size of the user's clusters before it. These sums are stored, and a binary search finds the
+    right one. So a user who has nearly all clusters costs no more than any other user. Proposed
+    items of the user's artists are rejected.
 
     The negative cannot be near-identical to the positive, which is in one of the user's clusters,
     because near-identical items share a cluster.

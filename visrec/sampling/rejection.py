@@ -37,9 +37,9 @@ class Proposer(Protocol[RowsT_contra]):
 def draw_accepted(proposer: Proposer[RowsT], rows: RowsT, key_B: Ints, random: Random) -> Ints:
     """(B,) an accepted item for each row; every row must accept at least one.
 
-    Rows are first served by proposals. Once these have cost more than one pass over the catalogue
-    for each remaining key, those passes are made: each key's accepted items are listed, and its
-    rows draw from the list. So the time is bounded even if a row accepts only one item of a
+    Items are proposed first. Proposals stop when they have cost as much as scanning the catalogue
+    once for each unfinished key. Then each of these keys is scanned for, and its rows draw from
+    the items that it accepts. So the time is bounded even if a row accepts only one item of a
     million.
 
     Args:

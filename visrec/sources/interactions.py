@@ -82,10 +82,10 @@ class InteractionsConfig:
 
     @cached_property
     def end_timestamp(self) -> int:
-        """Only earlier rows count: the cutoff or, without one, the end of today (UTC).
+        """The cutoff or, without one, the end of today (UTC). Only rows before it are used.
 
-        A row of a later day is a wrong date. It would be the moment of all lists, at which nothing
-        has been taken lately.
+        A row dated in the future has a wrong date. It would otherwise set the date of all lists,
+        and on that date nothing would have been taken lately.
         """
         cutoff_timestamp = self.cutoff_timestamp()
         if cutoff_timestamp is not None:
@@ -156,10 +156,10 @@ def utc_seconds(value: str, key: str) -> int:
 
 
 def require_past(cutoff_timestamp: float, key: str, value: str | None) -> None:
-    """Refuses a cutoff in the future: interactions before it are still missing, and its publication
-    would block all nights until then.
+    """Refuses a cutoff in the future.
 
-    Cutoffs are UTC, so no time zone needs any tolerance.
+    Interactions before such a cutoff may still come, and if its run were published, no night until
+    then could be. Cutoffs are UTC, so no time zone needs any tolerance.
 
     Args:
         cutoff_timestamp: in seconds since 1970.
@@ -182,9 +182,9 @@ def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table
     """The interactions that count, in batches; some rows may lack an item.
 
     Raises:
-        InputError: as `read_until_cutoff`.
+        InputError: as `read_usable_rows`.
     """
-    for batch in read_until_cutoff(config, uri, Counter()):
+    for batch in read_usable_rows(config, uri, Counter()):
         if LIKED in batch.column_names:
             yield batch.filter(batch[LIKED]).drop_columns(LIKED)
         else:
@@ -196,25 +196,21 @@ def read_disliked(config: InteractionsConfig, batches: TableBatches) -> Iterator
 
     Args:
         config: which interactions count.
-        batches: rows, and where they are; whether too many of them lack something is not checked.
+        batches: rows, and where they are. How many of them are incomplete is not checked.
 
     Raises:
         InputError: there is a `min_rating` but no rating column.
     """
     if config.min_rating is None:
         return
-    for batch in drop_after_cutoff(config, batches, Counter(), IncompleteRows()):
+    for batch in usable_rows(config, batches, Counter(), IncompleteRows()):
         yield batch.filter(pc.invert(batch[LIKED]))
 
 
-def read_until_cutoff(
+def read_usable_rows(
     config: InteractionsConfig, uri: str, left_out: Counter[str]
 ) -> Iterator[pa.Table]:
-    """The interactions before the cutoff (without one, up to the end of today), in batches, without
-    rows that lack a user or a timestamp.
-
-    Rows that lack an item are among them. With a `min_rating`, the column `LIKED` says which rows
-    count.
+    """The usable rows of a table (see `usable_rows`), in batches, if few rows are incomplete.
 
     Args:
         config: which interactions count.
@@ -226,17 +222,20 @@ def read_until_cutoff(
             item or a timestamp.
     """
     incomplete = IncompleteRows()
-    yield from drop_after_cutoff(config, read_all(config, uri), left_out, incomplete)
+    yield from usable_rows(config, read_all(config, uri), left_out, incomplete)
     incomplete.require_few(config, uri)
 
 
-def drop_after_cutoff(
+def usable_rows(
     config: InteractionsConfig,
     batches: TableBatches,
     left_out: Counter[str],
     incomplete: "IncompleteRows",
 ) -> Iterator[pa.Table]:
-    """`read_until_cutoff` for some of the rows.
+    """The usable rows among some: those before the cutoff that have a user and a timestamp.
+
+    Rows without an item are usable, because they name a user. With a `min_rating`, the column
+    `LIKED` says which rows count. The caller checks how many rows were incomplete.
 
     Args:
         config: which interactions count.
@@ -269,7 +268,7 @@ def read_all(config: InteractionsConfig, uri: str) -> TableBatches:
 
 
 def _before_end(batch: pa.Table, config: InteractionsConfig, left_out: Counter[str]) -> pa.Table:
-    """The rows with a timestamp before the cutoff, or of today and before."""
+    """The rows with a timestamp before `end_timestamp`."""
     timed = batch.filter(pc.is_valid(batch["timestamp"]))
     left_out[NO_TIME] += len(batch) - len(timed)
     past = timed.filter(pc.less(timed["timestamp"], config.end_timestamp))

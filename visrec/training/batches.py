@@ -47,7 +47,7 @@ class BatchSource(Protocol):
         """Sentences for the user about how batches are made from the data."""
 
     def start_epoch(self, epoch: int, examples: int) -> None:
-        """Begins an epoch of `examples` examples."""
+        """Decides which examples the steps of an epoch get, and in what order."""
 
     def batch(self, step: int, size: int, rank: int, workers: int, device: torch.device) -> Batch:
         """The share of worker `rank` in a step of `size` examples, a multiple of `workers`."""

@@ -17,9 +17,11 @@ from visrec.features.backbones.network import first_line, normalize, unusable_ba
 from visrec.features.decode import PictureLimits, Preprocessing, decode
 from visrec.features.patch_grid import PatchGrid
 
-_MAX_DIFFERENCE = 0.1  # mean, of 255 steps; the processor and `decode` round after the same filter
-# DINOv3's processor exists for torchvision alone. It resizes to exactly one size and normalizes, as
-# ViT's does, and these are its defaults where a file leaves them out.
+# The largest mean difference, on the 0..255 scale. The processor and `decode` use the same filter,
+# but round differently after it.
+_MAX_DIFFERENCE = 0.1
+# DINOv3's processor exists only for torchvision. It does what ViT's does: it resizes to one size,
+# and normalizes. These are its defaults, for settings that a file leaves out.
 _DINOV3_TYPE = "DINOv3ViTImageProcessor"
 _DINOV3_DEFAULTS = {
     "size": {"height": 224, "width": 224},
@@ -49,8 +51,8 @@ def load_image_processor(source: str, revision: str | None) -> Any:
 def preprocessing_of(processor: Any, name: str) -> Preprocessing:
     """The settings of an image processor as a `Preprocessing`, checked on a picture.
 
-    A processor that keeps the aspect ratio and does not crop gives pictures of many shapes; for
-    such a processor the centre square is taken.
+    A processor that keeps the aspect ratio and does not crop gives pictures of many shapes. For
+    such a processor, the `Preprocessing` crops the centre square.
 
     Raises:
         InputError: the processor does something that no `Preprocessing` expresses.
@@ -133,7 +135,7 @@ def _mean_difference(processor: Any, preprocessing: Preprocessing) -> float:
 def _patch_difference(
     pixels_BHWC: torch.Tensor, expected: Any, preprocessing: Preprocessing
 ) -> float:
-    """`_mean_difference` of a picture's patches."""
+    """Mean difference between our patches and the processor's, on the 0..255 scale."""
     grid = preprocessing.resize
     assert isinstance(grid, PatchGrid)
     patch_BPX, size_B2 = grid.unpack(pixels_BHWC.float().permute(0, 3, 1, 2))
