@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.quality import holm, measure, p_value, table, takers_before
 from tests.features import write_features
+from tests.training import held_baskets
 from visrec.interactions.activity import DAY, Activity
-from visrec.interactions.split import HeldOut
 from visrec.jagged import Jagged
 from visrec.retrieval.moments import Moments
 from visrec.storage.store import Store
@@ -106,7 +106,7 @@ def jagged(*lists: list[int]) -> Jagged:
 
 def test_takers_are_counted_before_the_moment() -> None:
     items, times = np.array([0, 0, 0, 2]), np.array([5, DAY, DAY + 1, 3 * DAY])
-    held = HeldOut(
+    held = held_baskets(
         user_E=np.arange(2),
         profiles=jagged([1], [1]),
         targets=jagged([0, 2], [0]),
