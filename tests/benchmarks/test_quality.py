@@ -10,6 +10,7 @@ import pytest
 from benchmarks.quality import holm, measure, p_value, table, takers_before
 from tests.features import write_features
 from tests.training import held_baskets
+from visrec.errors import InputError
 from visrec.interactions.activity import DAY, Activity
 from visrec.jagged import Jagged
 from visrec.retrieval.moments import Moments
@@ -102,6 +103,12 @@ def test_groups_of_users_and_of_items_add_up_to_the_whole(found: dict[str, Any])
 
 def jagged(*lists: list[int]) -> Jagged:
     return Jagged.join([Jagged(np.array(one, np.int64), np.array([0, len(one)])) for one in lists])
+
+
+@pytest.mark.parametrize("name", ["ease", "als", "popularity"])
+def test_variant_with_the_name_of_a_baseline_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"Found the variant {name}"):
+        measure([], {"default": [], name: []}, range(1))
 
 
 def test_takers_are_counted_before_the_moment() -> None:
