@@ -95,7 +95,7 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
         train=train,
         basket_R=np.arange(users * TAKEN),
         time_R=np.arange(users * TAKEN),
-        validation=HeldOut(none, nobody, nobody, none),
+        validation=HeldOut(none, nobody, nobody, none, nobody),
         validation_basket_V=none,
         test_pairs=HELD_OUT.empty_table(),
         provenance=DataProvenance(

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 
-from benchmarks.als import with_als
+from benchmarks.als import LABEL, with_als
 from benchmarks.machine import machine
 from visrec.cli.parse import parse
 from visrec.config import plain
-from visrec.errors import VisrecError
+from visrec.errors import InputError, VisrecError
 from visrec.evaluation.aggregate import PROFILE_SIZES, in_ranges
+from visrec.evaluation.baselines import UNTRAINED
 from visrec.evaluation.bootstrap import RESAMPLES, resample
 from visrec.evaluation.data import (
     EvaluationData,
@@ -284,6 +285,7 @@ def measure(
         groups: `{"profile size" | "takers": {group: {"models", "paired"}}}`, as above, without
             `p`; the pairs are those of the first variant.
     """
+    _require_no_baseline(variants)
     configs = {name: parse(TrainJob, [*base, *flags]) for name, flags in variants.items()}
     with tempfile.TemporaryDirectory() as folder:
         fitted: dict[str, list[Fitted]] = {}
@@ -340,6 +342,12 @@ def measure(
         "paired": paired,
         "groups": by_group(means, evaluation_data.moments, names[0]),
     }
+
+
+def _require_no_baseline(names: Iterable[str]) -> None:
+    """A variant's figures and those of the baseline of its name would be one row."""
+    if taken := {LABEL, *UNTRAINED} & {*names}:
+        raise InputError(f"Found the variant {min(taken)}, which is the name of a baseline.")
 
 
 def p_value(above: float) -> float:

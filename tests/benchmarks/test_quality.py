@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks.quality import holm, measure, p_value, table, takers_before
 from tests.features import write_features
+from tests.training import held_baskets
+from visrec.errors import InputError
 from visrec.interactions.activity import DAY, Activity
-from visrec.interactions.split import HeldOut
 from visrec.jagged import Jagged
 from visrec.retrieval.moments import Moments
 from visrec.storage.store import Store
@@ -104,9 +105,15 @@ def jagged(*lists: list[int]) -> Jagged:
     return Jagged.join([Jagged(np.array(one, np.int64), np.array([0, len(one)])) for one in lists])
 
 
+@pytest.mark.parametrize("name", ["ease", "als", "popularity"])
+def test_variant_with_the_name_of_a_baseline_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"Found the variant {name}"):
+        measure([], {"default": [], name: []}, range(1))
+
+
 def test_takers_are_counted_before_the_moment() -> None:
     items, times = np.array([0, 0, 0, 2]), np.array([5, DAY, DAY + 1, 3 * DAY])
-    held = HeldOut(
+    held = held_baskets(
         user_E=np.arange(2),
         profiles=jagged([1], [1]),
         targets=jagged([0, 2], [0]),

@@ -113,9 +113,21 @@ def test_row_that_may_be_as_good_is_no_baseline_that_the_model_beats() -> None:
 def test_trained_model_with_the_name_of_a_baseline_is_a_model() -> None:
     trained = "visrank-2026-11-20"
     metrics = {"m": figures(0.8), trained: figures(0.9), **BASELINES}
-    found = judge("m", metrics, paired(metrics, "m"))
+    found = judge("m", metrics, paired(metrics, "m"), locations={trained: "/shop/models/v-1"})
     assert (found.outcome, found.rival) == ("better", "visrank-mean")
-    assert f"`visrec recommend --model models/{trained}`" in found.advice[0]
+    assert "`visrec recommend --model /shop/models/v-1`" in found.advice[0]
+
+
+@pytest.mark.parametrize("label", ["popularity2", "visrank or better", "random walk"])
+def test_model_is_compared_by_its_kind_whatever_its_label(label: str) -> None:
+    metrics = {label: figures(0.6), **BASELINES, "popularity": figures(0.8)}
+    found = judge(label, metrics, paired(metrics, label), kind="hybrid")
+    assert found.rival == "popularity"
+    assert "Search for better settings with `visrec tune`" in found.advice[-1]
+    metrics = {label: figures(0.6), **BASELINES, "popularity": figures(0.8)}
+    found = judge(label, metrics, paired(metrics, label), kind="popularity")
+    assert found.rival == "visrank-mean"
+    assert "Train a model that learns" in found.advice[-1]
 
 
 def test_better_model_of_the_table_is_named() -> None:

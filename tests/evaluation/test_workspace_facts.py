@@ -10,9 +10,11 @@ import pytest
 from tests.integration.workspace import copy
 from tests.publication.runs import PASSED, draft_manifest, published_run_id, write_files
 from tests.stepping import MemoryStore
+from visrec.config import plain
 from visrec.evaluation.workspace_facts import FactSources, read_facts
 from visrec.features.table import read_manifest
 from visrec.interactions.log import ReadReport
+from visrec.interactions.split import SplitConfig
 from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import HELD_BACK
@@ -61,6 +63,25 @@ def test_facts_of_a_workspace_are_read(shop: Store) -> None:
     assert facts.rejected.by_reason == {}
     assert facts.seconds == {"train": {"train": 3.5}}
     assert facts.sweeps == []
+
+
+@pytest.mark.parametrize(
+    ("split", "is_marked", "held_out"),
+    [
+        (SplitConfig(by="item"), False, "the last item of each user"),
+        (SplitConfig(), True, "the rows that the evaluation column marks"),
+        (SplitConfig(at="2026-11-01"), False, "what was taken from 2026-11-01 on of each user"),
+    ],
+)
+def test_report_says_what_was_held_out(
+    shop: Store, split: SplitConfig, is_marked: bool, held_out: str
+) -> None:
+    config = shop.read_json("models/one/config.json")
+    data = config["provenance"]
+    data["split"] = plain(split)
+    data["interactions"]["has_marked_test_rows"] = is_marked
+    shop.write_json("models/one/config.json", config)
+    assert read_facts(sources(shop), REPORT, "evaluate").data["Held out"] == held_out
 
 
 def test_workspace_without_publication_has_other_facts(shop: Store) -> None:

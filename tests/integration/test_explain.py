@@ -77,16 +77,20 @@ def test_changes_since_the_run_before_are_badges(shop: Path, tmp_path: Path) -> 
     html = page.read_text()
     assert "since the run <bdi>first</bdi>" in html
     assert '<span class="badge">new</span>' in html
+    assert "items, best first, each because of the profile item nearest to it. Badges say" in html
 
 
 def test_user_without_interactions_has_the_fallback_list(
-    shop: Path, capsys: pytest.CaptureFixture[str]
+    shop: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     users = set(pd.read_parquet(shop / "users.parquet")["user_id"])
     log = pd.read_parquet(shop / "interactions.parquet")
     cold = min(users - set(log["user_id"]))
-    rows = explained(shop, cold)
+    rows = explained(shop, cold, html=str(tmp_path / "page.html"))
     assert rows["profile items"] == 0
+    html = (tmp_path / "page.html").read_text()
+    assert "10 items, best first." in html
+    assert "because of the profile item" not in html
     assert "fallback list" in str(rows["kept out"])
     assert "profile: 0 items" in capsys.readouterr().out
 

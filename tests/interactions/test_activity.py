@@ -15,7 +15,6 @@ from visrec.interactions.activity import (
     WINDOW_DAYS,
     Activity,
     ActivityCounts,
-    by_moment,
     moment_after,
     moment_of,
 )
@@ -66,9 +65,6 @@ def test_day_and_the_moments_around_it() -> None:
     assert moment_of(time_X).tolist() == [0, 0, DAY, 5 * DAY]
     assert moment_after(time_X) == 6 * DAY
     assert moment_after(time_X[:0]) == 0
-    groups = {m: rows.tolist() for m, rows in by_moment(np.array([7, 3, 7, 5]))}
-    assert groups == {3: [1], 5: [3], 7: [0, 2]}
-    assert not list(by_moment(time_X[:0]))
 
 
 @given(ROWS, st.integers(0, 402), st.lists(st.booleans(), min_size=40, max_size=40))

@@ -286,6 +286,7 @@ def test_marked_row_is_ranked_for_what_its_user_had_taken_by_then() -> None:
     test = select_held_out(log, split(log, BOTH), SplitPart.TEST, BOTH)
     assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["five"]
     assert (test.profiles[0].tolist(), test.targets[0].tolist()) == ([1, 3], [2, 4])
+    assert (test.last_time_E > test.time_E).all()  # the marked rows are of two baskets
     pairs = held_out_pairs(test, log.user_ids, ITEMS)
     restored = restore_split(log, ITEMS, pairs, 3_600 * 4, BOTH, is_marked=True)
     assert restored.held_out.profiles.values.tolist() == [1, 3]
@@ -347,6 +348,8 @@ def test_everything_from_a_moment_on_is_held_out_for_test() -> None:
     assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["u"]
     assert (test.profiles[0].tolist(), test.targets[0].tolist()) == ([1, 2], [3, 4])
     assert test.time_E.tolist() == [4]
+    assert test.target_times.values.tolist() == [4, 5]
+    assert test.last_time_E.tolist() == [5]
 
 
 def test_restored_global_split_knows_nothing_from_its_moment_on() -> None:

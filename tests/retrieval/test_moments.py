@@ -1,5 +1,6 @@
 """Held-out items ranked as the nights were, against loops over users and items."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.interactions import batch, features_at
-from tests.training import jagged_lists
+from tests.training import held_baskets, jagged_lists
 from visrec.interactions.activity import DAY, Activity
 from visrec.interactions.read import build_log
 from visrec.interactions.split import (
@@ -47,7 +48,28 @@ def _held_out() -> HeldOut:
         lists.append(chosen[:2].tolist())
         profiles.append(chosen[2:].tolist())
         times.append(day * DAY + 9)
-    return HeldOut(np.arange(USERS), jagged_lists(profiles), jagged_lists(lists), np.array(times))
+    return held_baskets(
+        np.arange(USERS), jagged_lists(profiles), jagged_lists(lists), np.array(times)
+    )
+
+
+def _held_out_from_a_moment_on() -> HeldOut:
+    """Users with two items that were taken on different days after a moment (`SplitConfig.at`)."""
+    at, days = 12, _RANDOM.integers(12, 26, (USERS, 2))
+    was_out = np.flatnonzero(ACTIVITY_OF_ALL.first_N <= at * DAY)
+    targets = [
+        _RANDOM.choice(np.flatnonzero(ACTIVITY_OF_ALL.first_N <= day * DAY), 2, False).tolist()
+        for day in days.min(axis=1)
+    ]
+    profiles = [np.setdiff1d(was_out, taken)[:3].tolist() for taken in targets]
+    held = held_baskets(
+        np.arange(USERS),
+        jagged_lists(profiles),
+        jagged_lists(targets),
+        np.full(USERS, at * DAY),
+    )
+    times = Jagged(days.ravel() * DAY + 9, held.targets.offsets)
+    return dataclasses.replace(held, target_times=times)
 
 
 def _scorer(arrays: ItemArrays) -> DotScorer:
@@ -61,12 +83,12 @@ def _scorer(arrays: ItemArrays) -> DotScorer:
 
 def _auc(held: HeldOut, user: int, score_of: Callable[[int, int], float], by_night: bool) -> float:
     midnight = int(held.time_E[user]) // DAY * DAY
+    end = int(held.target_times[user].max()) // DAY * DAY + DAY
     profile, targets = held.profiles[user], held.targets[user]
     ranked = [
         item
         for item in range(ITEMS)
-        if item not in profile
-        and (not by_night or item in targets or ACTIVITY_OF_ALL.first_N[item] < midnight + DAY)
+        if item not in profile and (not by_night or ACTIVITY_OF_ALL.first_N[item] < end)
     ]
     others = [score_of(item, midnight) for item in ranked if item not in targets]
     wins = [
@@ -79,15 +101,16 @@ def _auc(held: HeldOut, user: int, score_of: Callable[[int, int], float], by_nig
 
 @pytest.mark.parametrize("by_night", [True, False])
 @pytest.mark.parametrize("moving", [True, False])
-def test_ranks_equal_loops(by_night: bool, moving: bool) -> None:
-    held = _held_out()
+@pytest.mark.parametrize("held", [_held_out(), _held_out_from_a_moment_on()], ids=["last", "at"])
+def test_ranks_equal_loops_whoever_shares_a_block(
+    by_night: bool, moving: bool, held: HeldOut
+) -> None:
     order = ItemOrder.of(ACTIVITY_OF_ALL)
     moments = Moments(order.of_held_out(held), order.activity, by_night)
     arrays: ItemArrays = {"vectors": VECTOR_N[order.item_N]}
     if moving:
         arrays[ACTIVITY] = features_at(order.activity, 0)
     ranker = MomentRanker(_scorer, arrays, np.full(USERS, -1), moments, k=40)
-    found = per_user(ranker.ranks(np.arange(USERS)))["auc"]
 
     def score(item: int, moment: int) -> float:
         taken = ((moment - 7 * DAY <= TIME_R) & (moment > TIME_R))[item == ITEM_R].sum()
@@ -95,13 +118,17 @@ def test_ranks_equal_loops(by_night: bool, moving: bool) -> None:
 
     users = moments.held_out.user_E
     expected = [_auc(held, int(user), score, by_night) for user in users]
-    np.testing.assert_allclose(found, expected)
-    lists = TopKResult.concatenate([group.lists() for group in ranker.groups(np.arange(USERS))])
-    for user, row_K in zip(users, lists.row_BK, strict=True):
-        listed = {int(order.item_N[row]) for row in row_K if row >= 0}
-        last = held.time_E[user] // DAY * DAY + DAY
-        out = {i for i in range(ITEMS) if not by_night or ACTIVITY_OF_ALL.first_N[i] < last}
-        assert listed == out - set(held.profiles[user].tolist())
+    for block_users in (1, 5, USERS):
+        blocks = np.split(np.arange(USERS), range(block_users, USERS, block_users))
+        found = [per_user(ranker.ranks(rows))["auc"] for rows in blocks]
+        np.testing.assert_allclose(np.concatenate(found), expected)
+        groups = [group for rows in blocks for group in ranker.groups(rows)]
+        lists = TopKResult.concatenate([group.lists() for group in groups])
+        for user, row_K in zip(users, lists.row_BK, strict=True):
+            listed = {int(order.item_N[row]) for row in row_K if row >= 0}
+            end = held.target_times[user].max() // DAY * DAY + DAY
+            out = {i for i in range(ITEMS) if not by_night or ACTIVITY_OF_ALL.first_N[i] < end}
+            assert listed == out - set(held.profiles[user].tolist())
 
 
 SEEN = [("u", "a", DAY), ("w", "f", 40 * DAY), *(("v", item, DAY) for item in "abde")]
@@ -153,7 +180,7 @@ def test_item_that_a_user_takes_later_is_neither_in_the_profile_nor_subtracted_f
 def test_unique_works_are_ranked_among_all_items() -> None:
     first = Activity.from_rows(np.arange(10), np.arange(10) * DAY, ITEMS)
     targets = jagged_lists([[5], [8]])
-    held = HeldOut(np.arange(2), jagged_lists([[0], [1]]), targets, np.array([5, 8]) * DAY)
+    held = held_baskets(np.arange(2), jagged_lists([[0], [1]]), targets, np.array([5, 8]) * DAY)
     assert not Moments(held, first, by_night=True).among_known
 
 

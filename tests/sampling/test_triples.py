@@ -129,6 +129,7 @@ def test_log_without_any_triple_is_refused(lists: Lists, keep: bool) -> None:
             {"guidelines": {"random": -1.0, "next_basket": 2.0}},
             r"--sampling.guidelines.random -1.0; expected a number in",
         ),
+        ({"guidelines": {1: 1.0, "best": 1.0}}, r"Found the guideline 1 in"),
         ({"guidelines": {"random": 0.0}}, r"expected a weight above 0"),
         ({"guidelines": {}}, r"expected a weight above 0"),
         ({"guidelines": {"random": float("nan")}}, r"guidelines.random nan; expected a number in"),

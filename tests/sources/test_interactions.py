@@ -115,6 +115,17 @@ def test_row_of_a_later_day_than_today_is_left_out_and_counted(tmp_path: Path) -
     assert moment_after(log.time_R) == end
 
 
+def test_digest_changes_when_a_row_of_the_future_begins_to_count(tmp_path: Path) -> None:
+    today, tomorrow = InteractionsConfig(), InteractionsConfig()
+    vars(tomorrow)["end_timestamp"] = today.end_timestamp + DAY
+    rows = [("u", "a", today.end_timestamp - 1), ("u", "b", today.end_timestamp)]
+    log = [{"user_id": u, "item_id": i, "timestamp": t} for u, i, t in rows]
+    uri = json_lines(tmp_path / "log.jsonl", log)
+    assert digest_interactions(today, uri) != digest_interactions(tomorrow, uri)
+    uri = json_lines(tmp_path / "log.jsonl", log[:1])
+    assert digest_interactions(today, uri) == digest_interactions(tomorrow, uri)
+
+
 def test_processes_of_a_job_agree_on_the_last_row_that_counts() -> None:
     config = InteractionsConfig()
     yesterday = config.end_timestamp - DAY

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -17,6 +18,14 @@ from visrec.training.data import TrainingData
 
 # Threads slow such small networks down, above all on shared cores.
 torch.set_num_threads(1)
+
+
+def held_baskets(
+    user_E: npt.NDArray[np.int64], profiles: Jagged, targets: Jagged, time_E: npt.NDArray[np.int64]
+) -> HeldOut:
+    """One held-out basket of each user."""
+    times = Jagged(np.repeat(time_E, targets.lengths), targets.offsets)
+    return HeldOut(user_E, profiles, targets, time_E, times)
 
 
 def jagged_lists(lists: list[list[int]]) -> Jagged:
@@ -85,7 +94,7 @@ def checkerboard(
         train=jagged_lists(train),
         basket_R=np.concatenate([np.arange(len(items)) for items in train]),
         time_R=DAY * np.concatenate([np.arange(len(items)) for items in train]),
-        validation=HeldOut(
+        validation=held_baskets(
             np.arange(users),
             jagged_lists(train),
             jagged_lists(held),

@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.training import checkerboard, jagged_lists
+from tests.training import checkerboard, held_baskets, jagged_lists
 from visrec.errors import InputError, VisrecError
-from visrec.interactions.split import HeldOut
 from visrec.models.arrays import ItemArrays
 from visrec.models.base import Catalogue, ModelTraits
 from visrec.models.convncf import ConvNcf, ConvNcfConfig
@@ -287,7 +286,7 @@ def test_training_with_scores_beyond_float32_ends_with_the_best_weights_before(
 
 
 def test_last_weights_are_kept_without_validation_users() -> None:
-    nobody = HeldOut(
+    nobody = held_baskets(
         np.zeros(0, np.int64), jagged_lists([]), jagged_lists([]), np.zeros(0, np.int64)
     )
     trainer = _trained(

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from tests.training import checkerboard, data_provenance, jagged_lists
+from tests.training import checkerboard, data_provenance, held_baskets, jagged_lists
 from visrec.interactions.activity import DAY
-from visrec.interactions.split import HeldOut, SplitConfig
+from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.training.validation import held_out_metrics
 
@@ -17,7 +17,7 @@ def test_what_is_ranked_does_not_depend_on_the_number_of_workers() -> None:
     days = np.arange(ITEMS)
     # Item n is first taken on day n, by another user. Half of the held-out items are new that day,
     # so the targets are mostly known; those of one of the last two users are not.
-    held = HeldOut(
+    held = held_baskets(
         np.arange(1, 5),
         jagged_lists([[0]] * 4),
         jagged_lists([[1], [2], [8], [9]]),

@@ -87,6 +87,7 @@ BAD_FILES = {
     "unknown kind": ("train.learning_rate: {normal: [0, 1]}", ["normal", "choice"]),
     "two kinds": ("train.learning_rate: {uniform: [0, 1], choice: [1]}", ["expected one of"]),
     "no list": ("train.learning_rate: {choice: 3}", ["choice: 3", "a list"]),
+    "a number as key": ("1: {choice: 3}\ntrain.seed: {choice: [1]}", ["1: choice: 3", "a list"]),
     "empty choice": ("train.precision: {choice: []}", ["train.precision", "at least one"]),
     "one bound": ("train.learning_rate: {uniform: [1]}", ["two numbers"]),
     "words": ("train.learning_rate: {log_uniform: [1e-4, 1e-2]}", ["'1e-4'", "write 1.0e-4"]),

@@ -259,7 +259,7 @@ def _timings(seconds: Mapping[str, Mapping[str, float]]) -> list[Timing]:
 def _progress_to_oracle(metrics: Metrics) -> str | None:
     """How far the best trained model gets from the best VisRank towards the oracle, in AUC."""
     auc = {m: v for m in metrics if (v := finite_value(metrics[m].get("auc"))) is not None}
-    visrank = {m: v for m, v in auc.items() if m.startswith(VISRANK)}
+    visrank = {m: v for m, v in auc.items() if UNTRAINED.get(m, m) == VISRANK}
     trained = {m: v for m, v in auc.items() if m not in (*visrank, *UNTRAINED, ORACLE)}
     if ORACLE not in auc or not visrank or not trained:
         return None

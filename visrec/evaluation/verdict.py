@@ -6,8 +6,9 @@ need no training of their own. Two models differ if the 95 % interval of their p
 excludes 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from visrec.evaluation.baselines import UNTRAINED
@@ -50,13 +51,22 @@ class Verdict:
     rival: str | None = None
 
 
-def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
+def judge(
+    model: str,
+    metrics: Metrics,
+    paired: Metrics,
+    *,
+    kind: str | None = None,
+    locations: Mapping[str, str] = MappingProxyType({}),
+) -> Verdict:
     """The verdict on one model.
 
     Args:
         model: its label.
         metrics: the metrics of all models.
         paired: differences `"a - b"`, of which those that begin with the model are used.
+        kind: the kind of model that it is; by default its label, as in a table of one model.
+        locations: the directories of trained models, by label.
     """
     auc = metrics.get(model, {}).get("auc")
     mean = finite_value(auc)
@@ -66,7 +76,8 @@ def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
             sentence=f"There is no AUC of {model}, so nothing says how good it is.",
             advice=("Evaluate a model whose users have held-out items.",),
         )
-    rival = best_rival(model, metrics)
+    kind = kind or UNTRAINED.get(model, model)
+    rival = best_rival(kind, metrics)
     low = finite_value(auc, "low")
     if (mean if low is None else low) <= 0.5:
         return _chance(model, mean, rival, _caveats(auc))
@@ -76,29 +87,32 @@ def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
             sentence=f"{model} {_ranks(mean)}; there is no baseline to compare it with.",
             details=_caveats(auc),
         )
-    return _compare(model, rival, metrics, paired)
+    return _compare(model, kind, rival, metrics, paired, locations)
 
 
-def best_rival(model: str, metrics: Metrics) -> str | None:
-    """Of VisRank and popularity, the row of another kind than the model with the highest AUC."""
+def best_rival(kind: str, metrics: Metrics) -> str | None:
+    """Of VisRank and popularity, the row of another kind than the model's with the highest AUC."""
     aucs = {
         label: auc
-        for label in _rivals(model, metrics)
+        for label in _rivals(kind, metrics)
         if (auc := finite_value(metrics[label].get("auc"))) is not None
     }
     return max(aucs, key=lambda label: aucs[label], default=None)
 
 
-def _rivals(model: str, metrics: Metrics) -> list[str]:
+def _rivals(kind: str, metrics: Metrics) -> list[str]:
     """The rows of VisRank and popularity, but not of the model's own kind."""
-    return [
-        label
-        for label in metrics
-        if (kind := UNTRAINED.get(label)) in RIVALS and not model.startswith(kind)
-    ]
+    return [label for label in metrics if UNTRAINED.get(label) in {*RIVALS} - {kind}]
 
 
-def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdict:
+def _compare(
+    model: str,
+    kind: str,
+    rival: str,
+    metrics: Metrics,
+    paired: Metrics,
+    locations: Mapping[str, str],
+) -> Verdict:
     mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
     difference = paired.get(f"{model} - {rival}", {})
     by_auc, by_top = (_sign(difference.get(name)) for name in ("auc", TOP))
@@ -106,31 +120,33 @@ def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdi
     caveats = _caveats(metrics[model]["auc"])
     loses_top = [
         label
-        for label in _rivals(model, metrics)
+        for label in _rivals(kind, metrics)
         if _sign(paired.get(f"{model} - {label}", {}).get(TOP)) < 0
     ]
     if loses_top and by_auc > 0:
         than = "" if rival in loses_top else f" than {loses_top[0]}"
         sentence = f"{model} is better than {rival} in AUC and worse{than} in {metric_label(TOP)}."
-        return _mixed(model, rival, sentence, [both, *caveats])
+        return _mixed(kind, rival, sentence, [both, *caveats])
     if by_auc < 0 < by_top:
         sentence = f"{model} is better than {rival} in {metric_label(TOP)} and worse in AUC."
-        return _mixed(model, rival, sentence, [both, *caveats])
+        return _mixed(kind, rival, sentence, [both, *caveats])
     if by_auc < 0:
         return Verdict(
             outcome="worse",
             sentence=f"{model} is worse than {rival}, a baseline.",
             details=[both, *caveats],
-            advice=(*_instead(rival, model), _tune(model)),
+            advice=(*_instead(rival, model), _tune(kind)),
             rival=rival,
         )
     if by_auc > 0:
-        return _better(model, rival, metrics, paired, [both, *caveats])
+        return _better(model, rival, metrics, paired, [both, *caveats], locations)
     details = [f"{both} {_may_be_chance(difference.get('auc'))}", *caveats]
-    return _undecided(model, rival, loses_top, details)
+    return _undecided(model, kind, rival, loses_top, details)
 
 
-def _undecided(model: str, rival: str, loses_top: Sequence[str], details: Sequence[str]) -> Verdict:
+def _undecided(
+    model: str, kind: str, rival: str, loses_top: Sequence[str], details: Sequence[str]
+) -> Verdict:
     """The verdict on a model whose AUC may be that of the best baseline."""
     if loses_top:
         top = metric_label(TOP)
@@ -139,7 +155,7 @@ def _undecided(model: str, rival: str, loses_top: Sequence[str], details: Sequen
             sentence=f"{model} is no better than {rival} in AUC, and worse than {loses_top[0]} in "
             f"{top}.",
             details=details,
-            advice=(*_instead(loses_top[0], model, held_back=False), _tune(model)),
+            advice=(*_instead(loses_top[0], model, held_back=False), _tune(kind)),
             rival=rival,
         )
     return Verdict(
@@ -149,13 +165,13 @@ def _undecided(model: str, rival: str, loses_top: Sequence[str], details: Sequen
         advice=(
             f"Publishing is safe: as far as this evaluation can tell, the lists are no worse than "
             f"those of {rival}.",
-            f"To find out, evaluate again with more test users. {_tune(model)}",
+            f"To find out, evaluate again with more test users. {_tune(kind)}",
         ),
         rival=rival,
     )
 
 
-def _mixed(model: str, rival: str, sentence: str, details: Sequence[str]) -> Verdict:
+def _mixed(kind: str, rival: str, sentence: str, details: Sequence[str]) -> Verdict:
     return Verdict(
         outcome="mixed",
         sentence=sentence,
@@ -163,14 +179,19 @@ def _mixed(model: str, rival: str, sentence: str, details: Sequence[str]) -> Ver
         advice=(
             f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, AUC "
             "the whole list.",
-            _tune(model),
+            _tune(kind),
         ),
         rival=rival,
     )
 
 
 def _better(
-    model: str, rival: str, metrics: Metrics, paired: Metrics, details: Sequence[str]
+    model: str,
+    rival: str,
+    metrics: Metrics,
+    paired: Metrics,
+    details: Sequence[str],
+    locations: Mapping[str, str],
 ) -> Verdict:
     """The verdict on a model that beats the best rival; another row may be better still."""
     signs = {
@@ -186,7 +207,7 @@ def _better(
     if stronger:
         best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
         details = [*details, f"{best} is better still."]
-        command = f"`visrec recommend --model models/{best}`"
+        command = f"`visrec recommend --model {locations.get(best, best)}`"
         if best in UNTRAINED:
             command = f"`visrec train --model.name {UNTRAINED[best]}`, then `visrec recommend`"
         advice = (f"Publish the lists of {best} instead: {command}.",)
@@ -236,8 +257,8 @@ def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ..
     return (publish,)
 
 
-def _tune(model: str) -> str:
-    if model.startswith((*RIVALS, RANDOM)):
+def _tune(kind: str) -> str:
+    if kind in (*RIVALS, RANDOM):
         return "Train a model that learns: `visrec train`."
     return "Search for better settings with `visrec tune`, or train with more epochs."
 

@@ -87,16 +87,23 @@ def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceF
 def _data_facts(model: Store, manifest: Manifest, report: ReadReport) -> dict[str, str]:
     data = read_training_record(model)[0].data
     left_out = ", ".join(f"{n:,} {why}" for why, n in report.left_out.items() if n)
-    unit = "item" if data.split.by == "item" else "basket"
-    held_out = f"what was taken from {data.split.at} on" if data.split.at else f"the last {unit}"
     return {
         "Interactions read": f"{report.rows:,}",
         "Rows left out": left_out or "none",
         **_interaction_facts(data),
         "Items with a feature": f"{manifest.rows:,}",
         "Backbone": str(manifest.identity),
-        "Held out": f"{held_out} of each user",
+        "Held out": _held_out(data),
     }
+
+
+def _held_out(data: DataProvenance) -> str:
+    """What the training held out for test, in words."""
+    if data.split.at:
+        return f"what was taken from {data.split.at} on of each user"
+    if data.interactions.has_marked_test_rows:
+        return "the rows that the evaluation column marks"
+    return f"the last {'item' if data.split.by == 'item' else 'basket'} of each user"
 
 
 def _interaction_facts(data: DataProvenance) -> dict[str, str]:

@@ -9,7 +9,7 @@ Shapes: N items, R interactions, G moments in ascending order, C items, W window
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,15 +54,6 @@ def moment_of(time_X: Ints) -> Ints:
 def moment_after(time_R: Ints) -> int:
     """The midnight after the last time, for lists that are made from all that is known."""
     return int(moment_of(time_R.max())) + DAY if len(time_R) else 0
-
-
-def by_moment(moment_E: Ints) -> Iterator[tuple[int, Ints]]:
-    """Each distinct moment, in ascending order, and the rows that have it."""
-    order = np.argsort(moment_E, kind="stable")
-    moments, starts = np.unique(moment_E[order], return_index=True)
-    ends = np.append(starts, len(order))[1:]
-    for moment, start, end in zip(moments.tolist(), starts, ends, strict=True):
-        yield moment, order[start:end]
 
 
 @dataclass(frozen=True)

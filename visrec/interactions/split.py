@@ -85,20 +85,33 @@ class HeldOut:
         targets: E lists of held-out items.
         time_E: (E,) the time of each user's first target, in seconds; with `SplitConfig.at`, that
             moment.
+        target_times: E lists of the times of the targets. Those of one basket are `time_E`; marked
+            rows, and what is held out from a moment on, may have later ones.
     """
 
     user_E: npt.NDArray[np.int64]
     profiles: Jagged
     targets: Jagged
     time_E: npt.NDArray[np.int64]
+    target_times: Jagged
 
     def __len__(self) -> int:
         return len(self.user_E)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "HeldOut":
         return HeldOut(
-            self.user_E[rows], self.profiles.take(rows), self.targets.take(rows), self.time_E[rows]
+            self.user_E[rows],
+            self.profiles.take(rows),
+            self.targets.take(rows),
+            self.time_E[rows],
+            self.target_times.take(rows),
         )
+
+    @property
+    def last_time_E(self) -> npt.NDArray[np.int64]:
+        """(E,) the time of each user's last target."""
+        times = self.target_times
+        return np.asarray(np.maximum.reduceat(times.values, times.offsets[:-1]))
 
 
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
@@ -238,8 +251,15 @@ def _targets_and_profiles(
     last_U = time_U if at is None and may_cut_baskets else time_U - 1
     targets = log.items_where(target_R)
     profiles = log.items_where(profile_R & (log.time_R <= last_U[user_R]))
+    times = Jagged.from_row_ids(user_R[target_R], log.time_R[target_R], len(log.user_ids))
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
-    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E), time_U[user_E])
+    return HeldOut(
+        user_E,
+        profiles.take(user_E),
+        targets.take(user_E),
+        time_U[user_E],
+        times.take(user_E),
+    )
 
 
 # A model stores the pairs that its training held out, so that it is never evaluated on others.

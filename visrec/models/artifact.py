@@ -129,6 +129,11 @@ def read_training_record(store: Store) -> tuple[Provenance, dict[str, Any]]:
     return provenance, dict(store.read_json(_METRICS))
 
 
+def read_model_name(store: Store) -> str:
+    """Which kind of model it is, such as curatornet; the weights are not read."""
+    return str(store.read_json(_CONFIG)["model"]["name"])
+
+
 def read_provenance(store: Store) -> Provenance:
     """What a model was made from, without reading its weights.
 

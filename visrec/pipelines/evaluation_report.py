@@ -21,7 +21,7 @@ from visrec.evaluation.table import (
 )
 from visrec.evaluation.verdict import Verdict, judge
 from visrec.evaluation.workspace_facts import FactSources, read_facts
-from visrec.models.artifact import read_training_record
+from visrec.models.artifact import read_model_name, read_training_record
 from visrec.sources.images import PictureSource
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
@@ -78,7 +78,14 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
     """
     results, overview = evaluated.results, evaluated.overview
     label, (model_id, digest) = overview.labels[0], _identity(inputs, evaluated)
-    verdict = judge(label, results.models, results.paired)
+    models = inputs.sources.models
+    verdict = judge(
+        label,
+        results.models,
+        results.paired,
+        kind=read_model_name(models[label]),
+        locations={name: model.root for name, model in models.items()},
+    )
     hash_key = digest if inputs.hash_users else None
     examples = submit(find_examples, evaluated.data, inputs.examples, verdict.rival, hash_key)
     clusters = submit(find_clusters, inputs.sources.features, inputs.images)

@@ -1,9 +1,13 @@
 """Ranks held-out items as a night would have ranked them: each user at that user's moment.
 
 Items are ranked for a user by what was known at midnight before the held-out basket. If the split
-is by night, only items that somebody had taken by the end of that day are ranked. Items are stored
-in the order in which they were first taken. So the items known at a moment are the first n, and a
-model's arrays of them are the first n rows, without a copy.
+is by night, only items that somebody had taken by the end of the basket's day are ranked. Of
+several baskets, which `SplitConfig.at` and marked rows may hold out, the last one's day counts.
+Items are stored in the order in which they were first taken. So the items known at a moment are the
+first n, and a model's arrays of them are the first n rows, without a copy.
+
+Only the user's own rows decide the moment and n. Users with the same ones share a scorer, and they
+are sorted by them, so that one scorer after another is made whatever the blocks are.
 
 Shapes: N items, E held-out users, B of them, K list length, d width.
 """
@@ -17,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from visrec.interactions.activity import DAY, Activity, by_moment, moment_of
+from visrec.interactions.activity import DAY, Activity, moment_of
 from visrec.interactions.split import HeldOut
 from visrec.jagged import Jagged
 from visrec.models.arrays import ACTIVITY, ItemArrays
@@ -61,10 +65,14 @@ class ItemOrder:
         return Jagged(self._position_N[lists.values], lists.offsets)
 
     def of_held_out(self, held: HeldOut) -> HeldOut:
-        """The users by their moments, with their items as positions in this order."""
+        """The users by their moments, with their items as positions in this order.
+
+        Those of one moment are sorted by the day of their last target, so that few scorers serve
+        all of them, whatever the blocks that they are ranked in.
+        """
         return dataclasses.replace(
             held, profiles=self.of_lists(held.profiles), targets=self.of_lists(held.targets)
-        ).take(np.argsort(moment_of(held.time_E), kind="stable"))
+        ).take(np.lexsort((moment_of(held.last_time_E), moment_of(held.time_E))))
 
     def of_arrays(self, arrays: ItemArrays) -> ItemArrays:
         """A model's arrays of the catalogue in this order."""
@@ -97,33 +105,36 @@ class Moments:
 
     @cached_property
     def among_known(self) -> bool:
-        """Whether a user is ranked only among items taken by the end of the held-out day.
+        """Whether a user is ranked only among items taken by the end of the last held-out day.
 
         In a catalogue of unique works most held-out items are new that day, so all items are
         ranked.
         """
-        targets = self.held_out.targets
-        time_V = np.repeat(self.held_out.time_E, targets.lengths)
-        return self.by_night and self.activity.are_mostly_known(targets.values, time_V)
+        held = self.held_out
+        return self.by_night and self.activity.are_mostly_known(
+            held.targets.values, held.target_times.values
+        )
+
+    @cached_property
+    def known_E(self) -> Ints:
+        """(E,) how many items each user is ranked among: the first ones of the order."""
+        if not self.among_known:
+            return np.full(len(self.held_out), len(self.activity))
+        end_E = moment_of(self.held_out.last_time_E) + DAY
+        return np.searchsorted(self.activity.first_N, end_E)
 
     def groups(self, rows: Ints, by_each_moment: bool) -> Iterator[tuple[int, int, Ints]]:
-        """Yields, for each moment: the moment, the number of ranked items, the rows of its users.
+        """Yields the moment, the number of ranked items, and the rows of users who share both.
 
         Args:
             rows: (B,) of the users, ascending.
-            by_each_moment: false if the model's scores do not depend on the moment.
+            by_each_moment: false if the model's scores do not depend on the moment; it is then 0.
         """
-        if not by_each_moment and not self.among_known:
-            yield 0, len(self.activity), rows
-            return
-        for moment, part in by_moment(self.moment_E[rows]):
-            known = len(self.activity)
-            if self.among_known:
-                by_then = int(np.searchsorted(self.activity.first_N, moment + DAY))
-                # Held-out items are ranked in any case.
-                last = self.held_out.targets.take(rows[part]).values.max()
-                known = max(by_then, 1 + int(last))
-            yield moment, known, rows[part]
+        moment_B = self.moment_E[rows] if by_each_moment else np.zeros_like(rows)
+        known_B = self.known_E[rows]
+        starts = np.flatnonzero(np.diff(moment_B) | np.diff(known_B)) + 1
+        for part in np.split(np.arange(len(rows)), starts):
+            yield int(moment_B[part[0]]), int(known_B[part[0]]), rows[part]
 
 
 class _ScorerAt:
@@ -213,7 +224,7 @@ class MomentRanker:
         return self._scorer_at(0, len(self._moments.activity)).scorer.space_Nd
 
     def _scorer_at(self, moment: int, known: int) -> _ScorerAt:
-        key = (moment if self._depends_on_moment else 0, known)
+        key = (moment, known)
         if self._last is None or self._last[0] != key:
             self._last = (
                 key,

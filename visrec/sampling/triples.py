@@ -85,7 +85,7 @@ class SamplingConfig:
             popularity="[-10, 10]",
             own_cluster="[0, 1]",
         )
-        if unknown := sorted(set(self.guidelines) - set(GUIDELINES)):
+        if unknown := [name for name in self.guidelines if name not in GUIDELINES]:
             raise InputError(
                 f"Found the guideline {unknown[0]} in --sampling.guidelines; expected one of "
                 f"{', '.join(GUIDELINES)}.",

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cached_property
 from typing import TypeAlias
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.config import check_fields
+from visrec.config import check_fields, digest
 from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.storage import schemas
@@ -334,14 +334,29 @@ def digest_interactions(config: InteractionsConfig, uri: str) -> str:
     """16 hexadecimal digits that depend on every row that counts.
 
     With a cutoff they do not depend on rows that are appended later, so that a night that is
-    restarted or backfilled is the same night.
+    restarted or backfilled is the same night. Without one they change when rows that were dated
+    after today begin to count.
     """
     if config.as_of is None:
-        return digest_table(config.table(uri))
-    digest = hashlib.sha256()
+        found = digest_table(config.table(uri))
+        future = _count_future(config, uri)
+        return digest(found, future) if future else found
+    rows = hashlib.sha256()
     for batch in read_interactions(config, uri):
-        _update_digest(digest, batch)
-    return digest.hexdigest()[:16]
+        _update_digest(rows, batch)
+    return rows.hexdigest()[:16]
+
+
+def _count_future(config: InteractionsConfig, uri: str) -> int:
+    """The rows dated after today. Only times are read: the files' digest covers all else."""
+    left_out: Counter[str] = Counter()
+    # A file without times is refused by whoever reads its rows, who knows which columns to expect.
+    times = [replace(c, required=False) for c in schemas.INTERACTIONS if c.name == "timestamp"]
+    for file in list_table_files(config.table(uri)):
+        for batch in read_table_file(file, times):
+            if batch.column_names:
+                _before_end(batch, config, left_out)
+    return left_out[FUTURE]
 
 
 def _update_digest(digest: "hashlib._Hash", batch: pa.Table) -> None:

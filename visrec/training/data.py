@@ -175,7 +175,7 @@ class TrainingData:
             self,
             train=Jagged(item_R, train.offsets + np.cumsum(added_U)),
             basket_R=np.insert(self.basket_R, end_V, self.validation_basket_V),
-            time_R=np.insert(self.time_R, end_V, self._validation_time_V),
+            time_R=np.insert(self.time_R, end_V, held.target_times.values),
             validation=held.take(np.zeros(0, np.int64)),
             validation_basket_V=self.validation_basket_V[:0],
             rating_R=rating_R,
@@ -187,16 +187,14 @@ class TrainingData:
         """When the training rows took each item."""
         return Activity.from_rows(self.train.values, self.time_R, len(self.item_ids))
 
-    @property
-    def _validation_time_V(self) -> npt.NDArray[np.int64]:
-        """(V,) when each held-out row happened."""
-        return np.repeat(self.validation.time_E, self.validation.targets.lengths)
-
     @cached_property
     def item_order(self) -> ItemOrder:
         """The items by their first row outside test; held-out items are ranked among them."""
-        held_out = (self.validation.targets.values, self._validation_time_V)
-        rows = [(self.train.values, self.time_R), held_out]
+        held = self.validation
+        rows = [
+            (self.train.values, self.time_R),
+            (held.targets.values, held.target_times.values),
+        ]
         return ItemOrder.of(Activity.from_parts(rows, len(self.item_ids)))
 
     def free_derived(self) -> None:

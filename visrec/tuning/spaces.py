@@ -89,7 +89,8 @@ def load_space(uri: str) -> Space:
             f"{uri} holds no search space; expected keys such as train.learning_rate, each with "
             "log_uniform, uniform or choice. --space names the file."
         )
-    return {str(key): _domain(uri, str(key), given) for key, given in sorted(domains.items())}
+    named = {str(key): given for key, given in domains.items()}  # YAML may mix types of keys
+    return {key: _domain(uri, key, given) for key, given in sorted(named.items())}
 
 
 def _error(message: str) -> InputError:
