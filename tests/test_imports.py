@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).parents[1]
 # A module imports from its own folder and from those before it, which is the order of the story.
 LEAVES = (
     *("errors", "paths", "config", "ids", "jagged", "hashes", "text", "progress", "isas"),
-    *("scratch", "native", "tasks", "cores", "threads", "capacity"),
+    *("scratch", "native", "tasks", "cores", "threads", "capacity", "yaml_text"),
 )
 FOLDERS = (
     *(

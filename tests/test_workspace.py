@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -12,6 +13,8 @@ import visrec
 from tests.integration.workspace import copy
 from visrec import Workspace
 from visrec.errors import InputError
+from visrec.pipelines.recommend_job import RecommendJob
+from visrec.pipelines.train import TrainJob
 from visrec.workspace import Gallery
 
 
@@ -53,7 +56,7 @@ def test_unknown_user_or_item_is_refused(trained: Path) -> None:
     workspace = Workspace(str(trained))
     with pytest.raises(InputError, match="Found 'nobody'; expected a user of the interactions"):
         workspace.recommend(["nobody"])
-    with pytest.raises(InputError, match="Found 'nothing'; expected an item that has a feature"):
+    with pytest.raises(InputError, match="Found 'nothing'; expected an item that has a vector"):
         workspace.similar("nothing")
 
 
@@ -106,3 +109,62 @@ def test_pictures_elsewhere_are_shown(
     monkeypatch.setattr(Workspace, "recommend", lambda *_: lists)
     workspace = Workspace(str(tmp_path), None if is_in_file else images)
     assert workspace.show("u1").cards[0].thumbnail is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"rule.cap": 1}, r"rule\.cap in the keys of a Workspace; did you mean rules\.cap\?"),
+        ({"rules": {"capp": 1}}, r"did you mean rules\.cap\?"),
+        ({"rules.cap-by": "x"}, r"did you mean rules\.cap_by\?"),
+        ({"model.ease_rnk": 1}, r"did you mean model\.ease_rank\?"),
+        ({"rules": 3}, "expected keys below it"),
+        ({"models": ["a", "b"]}, "expected text or null, and no list"),
+        ({"workspace": "x"}, "the key workspace"),
+    ],
+)
+def test_unknown_default_key_is_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Workspace("shop", keys)
+
+
+def test_default_keys_count_in_every_call_that_has_them(tmp_path: Path) -> None:
+    keys = {
+        "rules": {"cap": 3},
+        "interactions.columns.user_id": "buyer",
+        "model": {"name": "vbpr", "width": 8, "ease_rank": 0},  # ease_rank: of hybrid alone
+        "train.epochs": 2,
+    }
+    workspace = Workspace(str(tmp_path), keys)
+    recommend = workspace._job(RecommendJob, {"rules.min_stock": 1})
+    assert (recommend.rules.cap, recommend.rules.min_stock) == (3, 1)
+    assert recommend.interactions.columns == {"user_id": "buyer"}
+    train = workspace._job(TrainJob, None)
+    assert (train.model.name, train.model.config.width, train.train.epochs) == ("vbpr", 8, 2)
+    hybrid = workspace._job(TrainJob, {"model": {"name": "hybrid"}})
+    assert (hybrid.model.name, hybrid.model.config.ease_rank) == ("hybrid", 0)
+    own = workspace._job(RecommendJob, {"rules": {"cap": np.int64(5)}})
+    assert own.rules.cap == 5
+    directory = Workspace(str(tmp_path), {"model": "models/x"})
+    assert directory._job(RecommendJob, None).model == "models/x"
+    assert directory._job(TrainJob, None).model.name == "hybrid"
+
+
+def test_key_that_an_argument_sets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Found the key k; expected none of kind, k and layout"):
+        Workspace(str(tmp_path)).recommend(["u1"], 20, {"k": 3})
+    with pytest.raises(InputError, match=r"models: .* expected text or null, and no list"):
+        Workspace(str(tmp_path)).evaluate({"models": ["vbpr", "ease"]})
+
+
+def test_users_may_be_of_any_collection(trained: Path) -> None:
+    workspace = Workspace(str(trained))
+    user = pd.read_parquet(trained / "interactions.parquet")["user_id"][0]
+    expected = workspace.recommend([user], 3)
+    for users in (pd.Series([user], index=[7]), {user}, (each for each in [user]), user):
+        pd.testing.assert_frame_equal(workspace.recommend(users, 3), expected)
+    for missing in (pd.Series([user, "nobody"], index=[7, 9]), {"nobody"}):
+        with pytest.raises(InputError, match="Found 'nobody'; expected a user"):
+            workspace.recommend(missing)
+    with pytest.raises(InputError, match="Found '12'; expected a user"):
+        workspace.recommend(12)

@@ -13,7 +13,7 @@ cluster is needed: the jobs that use Ray start it on this machine, once per proc
 
 import base64
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec.cli.job import Job, JobConfig
-from visrec.cli.keys import config_keys, flow_yaml
-from visrec.cli.parse import parse_in_workspace
+from visrec.cli.keys import check_values, check_yaml, config_keys, flatten, has_value
+from visrec.cli.parse import keys_of, parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import values_used_by
 from visrec.errors import InputError
@@ -34,6 +34,7 @@ from visrec.evaluation.report_content import ItemCard
 from visrec.evaluation.results import METRICS
 from visrec.ids import TEXT, index_in, nearest_id
 from visrec.interactions.log import assign_shards
+from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
 from visrec.pipelines import (
@@ -61,8 +62,10 @@ from visrec.recommend.queries import Queries, read_all_queries
 from visrec.retrieval.similar import Kind, cosine_scorer
 from visrec.storage.locations import normalize_location
 from visrec.storage.store import Store
+from visrec.yaml_text import flag_value
 
 Keys = Mapping[str, Any]  # values as YAML has them
+_JOBS = (ExtractJob, TrainJob, EvaluateJob, RecommendJob, DataJob)
 _CARD = '<figure style="width:112px;margin:0 8px 8px 0;font:12px sans-serif">{}</figure>'
 
 
@@ -77,10 +80,13 @@ class Workspace:
         path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
         keys: default keys of every call that has them, such as `interactions.columns`; a call's own
             keys win over these, and these win over the workspace's `visrec.yaml`.
+
+    Raises:
+        InputError: none of the methods has such a key.
     """
 
     def __init__(self, path: str = "runs/demo", keys: Keys | None = None) -> None:
-        self._keys = dict(keys or {})
+        self._keys = _flatten_defaults(keys or {})
         self.path = normalize_location(path)  # Ray's workers may have another current directory
 
     def __repr__(self) -> str:
@@ -113,13 +119,15 @@ class Workspace:
         """
         return self._run(extract_features.main, self._job(ExtractJob, keys), extract_features.check)
 
-    def fit(self, model: str = "hybrid", keys: Keys | None = None) -> dict[str, Any]:
+    def fit(self, model: str | None = None, keys: Keys | None = None) -> dict[str, Any]:
         """Trains a model on the interactions, as `visrec train --model.name MODEL`.
+
+        By default it is that of the key `model.name` of the workspace, or else hybrid.
 
         Raises:
             InputError: as `extract`.
         """
-        job = self._job(TrainJob, {"model.name": model, **(keys or {})})
+        job = self._job(TrainJob, {**({"model.name": model} if model else {}), **(keys or {})})
         return self._run(train.main, job, train.check)
 
     def evaluate(self, keys: Keys | None = None) -> pd.DataFrame:
@@ -152,7 +160,7 @@ class Workspace:
 
     def recommend(
         self,
-        users: Sequence[str],
+        users: Iterable[str | int] | str | int,
         k: int = 20,
         keys: Keys | None = None,
     ) -> pd.DataFrame:
@@ -168,9 +176,10 @@ class Workspace:
         Raises:
             InputError: as `extract`; or a user is in neither the interactions nor the users table.
         """
-        return self._lists("user_to_item", [users] if isinstance(users, str) else users, k, keys)
+        queries = [users] if isinstance(users, str) or not isinstance(users, Iterable) else users
+        return self._lists("user_to_item", list(queries), k, keys)
 
-    def similar(self, item: str, k: int = 20, keys: Keys | None = None) -> pd.DataFrame:
+    def similar(self, item: str | int, k: int = 20, keys: Keys | None = None) -> pd.DataFrame:
         """The k items that are most similar to one, by the cosine of the model's item vectors.
 
         Returns:
@@ -196,7 +205,7 @@ class Workspace:
             )
         return PublishedLists(run_store(recommendations, manifest.run_id), manifest)
 
-    def show(self, user: str, k: int = 10, keys: Keys | None = None) -> "Gallery":
+    def show(self, user: str | int, k: int = 10, keys: Keys | None = None) -> "Gallery":
         """The k best items for a user as pictures, for a notebook.
 
         Raises:
@@ -212,10 +221,15 @@ class Workspace:
         return Gallery(f"For {user}", tuple(cards.values()))
 
     def _job(self, job_type: type[Job], keys: Keys | None) -> Job:
-        known = config_keys(job_type)
-        shared = {key: value for key, value in self._keys.items() if key in known}
-        flags = [f"--{key}={_as_flag(value)}" for key, value in {**shared, **(keys or {})}.items()]
-        return parse_in_workspace(job_type, ["--workspace", self.path, "--local", "true", *flags])
+        own = _flags(keys or {})
+        # The keys below model are those of the model that is trained.
+        named = _flags({key: value for key, value in self._keys.items() if key == "model.name"})
+        has_model = has_value("model.name", config_keys(job_type))
+        known = keys_of(job_type, [*(named if has_model else []), *own])
+        check_values("the keys of this call", keys or {}, known)
+        shared = {key: value for key, value in self._keys.items() if has_value(key, known)}
+        place = ["--workspace", self.path, "--local", "true"]
+        return parse_in_workspace(job_type, [*place, *_flags(shared), *own])
 
     def _run(
         self, main: Callable[[Job, Summary], None], job: Job, check: Callable[[Job], None]
@@ -228,7 +242,15 @@ class Workspace:
         summary.write(Store.at(job.workspace))
         return dict(summary.rows)
 
-    def _lists(self, kind: Kind, queries: Sequence[str], k: int, keys: Keys | None) -> pd.DataFrame:
+    def _lists(
+        self, kind: Kind, queries: Sequence[str | int], k: int, keys: Keys | None
+    ) -> pd.DataFrame:
+        if fixed := [key for key in ("kind", "k", "layout") if key in (keys or {})]:
+            raise InputError(
+                f"Found the key {fixed[0]}; expected none of kind, k and layout: recommend(users) "
+                "and similar(item) set them, k by their argument.",
+                key=fixed[0],
+            )
         job = self._job(RecommendJob, {**(keys or {}), "kind": kind, "k": k, "layout": "long"})
         recommend_job.check(job)
         data, arrays = prepare_scoring(scoring_inputs(job), job.shards, kind, k)
@@ -318,13 +340,26 @@ def _figure(card: ItemCard) -> str:
     return f"{image}<figcaption>{name}</figcaption>"
 
 
-def _as_flag(value: Any) -> str:
-    """A value as the command line takes it."""
-    is_yaml = value is None or isinstance(value, bool | dict | list | tuple)
-    return flow_yaml(value) if is_yaml else str(value)
+def _flatten_defaults(keys: Keys) -> dict[str, Any]:
+    """The default keys of a workspace, dotted.
+
+    Raises:
+        InputError: no job of a workspace has such a key.
+    """
+    known = {key: kind for job in _JOBS for key, kind in config_keys(job).items()}
+    for model in MODELS.values():
+        known |= config_keys(model.Config, "model.")
+    for key in ("workspace", "model.config"):  # the path; the keys below model
+        del known[key]
+    check_yaml("the keys of a Workspace", keys, known)
+    return dict(flatten(keys, known))
 
 
-def _find_queries(known: Queries, queries: Sequence[str], kind: Kind) -> Queries:
+def _flags(keys: Keys) -> list[str]:
+    return [f"--{key}={flag_value(value)}" for key, value in keys.items()]
+
+
+def _find_queries(known: Queries, queries: Sequence[str | int], kind: Kind) -> Queries:
     """These users or items among the queries.
 
     Raises:
@@ -337,7 +372,7 @@ def _find_queries(known: Queries, queries: Sequence[str], kind: Kind) -> Queries
         expected = (
             "a user of the interactions or of the users table"
             if kind == "user_to_item"
-            else "an item that has a feature"
+            else "an item that has a vector in this model"
         )
         raise InputError(
             f"Found {missing!r}; expected {expected}{nearest_id(missing, known.query_ids) or '.'}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from visrec.cli.job import JobConfig
-from visrec.cli.parse import parse
+from visrec.cli.parse import parse, parse_in_workspace
 from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.vbpr import VbprConfig
@@ -16,7 +16,7 @@ from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.nightly import NightlyJob
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
-from visrec.pipelines.tune import TuneJob
+from visrec.pipelines.tune import TuneJob, as_yaml
 from visrec.training.fit import default_train_config
 from visrec.training.loop import TrainConfig
 
@@ -279,3 +279,77 @@ def test_job_knows_the_keys_that_were_given(tmp_path: Path) -> None:
     keys = {"rules.cap", "export_to", "config", "local", "notify.url"}
     assert given == keys | {"interactions.columns.user_id"}
     assert parse(NightlyJob, []).given_keys == NightlyJob().given_keys == frozenset()
+
+
+@pytest.mark.parametrize("flags", [["--model", "{name: vbpr, width: 3}"], ["--model={name: vbpr}"]])
+def test_group_of_flags_names_the_model(flags: list[str]) -> None:
+    job = parse(TrainJob, [*flags, "--model.visual_width", "5"])
+    assert isinstance(job.model.config, MODELS["vbpr"].Config)
+    assert (job.model.name, job.model.config.visual_width) == ("vbpr", 5)
+    assert "model.name" in job.given_keys
+    assert job.model.config.width == (3 if "width" in flags[-1] else 64)
+
+
+def test_unknown_key_in_a_group_of_flags_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"Found --rules\.capp; did you mean --rules\.cap\?"):
+        parse(RecommendJob, ["--rules", "{capp: 3}"])
+    with pytest.raises(InputError, match="found cap for the second time, after line 1"):
+        parse(RecommendJob, ["--rules={cap: 3, cap: 4}"])
+
+
+def test_group_of_flags_keeps_the_other_keys_of_the_group() -> None:
+    rules = parse(RecommendJob, ["--rules.min_stock", "2", "--rules", "{cap: 3}"]).rules
+    assert (rules.min_stock, rules.cap) == (2, 3)
+
+
+@pytest.mark.parametrize("nested", ["{model: {width: 8}, model.name: vbpr}", "model.name: vbpr"])
+def test_model_name_is_found_beside_the_section(tmp_path: Path, nested: str) -> None:
+    (tmp_path / "job.yaml").write_text(nested)
+    assert parse(TrainJob, ["--config", str(tmp_path / "job.yaml")]).model.name == "vbpr"
+
+
+def test_section_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
+    text = "rules:\n  cap: 1\nitems: a.csv\nrules:\n  min_stock: 1\n"
+    for name in ("job.yaml", "visrec.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        found = rf"{name} is not valid YAML: found rules .* after line 1; .*\(line 4, column 1\)"
+        with pytest.raises(InputError, match=found):
+            parse_in_workspace(RecommendJob, ["--workspace", str(tmp_path), "--config", str(path)])
+        path.unlink()
+        with pytest.raises(InputError, match="cannot be read"):
+            parse(RecommendJob, ["--config", str(path)])
+
+
+@pytest.mark.parametrize("name", ["1e5", "1234e56", "0012", "12:30:45", "true", "nan"])
+def test_quoted_text_in_yaml_stays_text(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"model_id: '{name}'\nitems_columns: {{item_id: '{name}'}}\n")
+    job = parse(TrainJob, ["--config", str(path)])
+    assert (job.model_id, job.items_columns) == (name, {"item_id": name})
+    path.write_text(as_yaml(job))  # as the best configuration of a sweep
+    assert parse(TrainJob, ["--config", str(path)]) == job
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "visrec.yaml"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "interactions.columns.user_id: buyer\n",
+        "interactions: {columns.user_id: buyer}\n",
+        "interactions.columns: {user_id: buyer}\n",
+    ],
+)
+def test_dotted_entry_of_a_mapping_is_read_from_yaml(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    flags = ["--workspace", str(tmp_path), "--interactions.columns.item_id", "sku"]
+    flags += [] if name == "visrec.yaml" else ["--config", str(tmp_path / name)]
+    columns = parse_in_workspace(TrainJob, flags).interactions.columns
+    assert columns == {"user_id": "buyer", "item_id": "sku"}
+
+
+def test_list_for_a_key_with_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("models: [vbpr, ease]\n")
+    expected = r"Found models: \['vbpr', 'ease'\] in .*; expected text or null, and no list"
+    with pytest.raises(InputError, match=expected):
+        parse(EvaluateJob, ["--config", str(tmp_path / "job.yaml")])

@@ -12,8 +12,11 @@ import pytest
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.features.sentences import TextConfig
+from visrec.features.table import part_files, read_manifest
 from visrec.pipelines.check import CheckJob, main
+from visrec.pipelines.check_facts import read_text_catalogue
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.store import Store
 
 COLUMNS = {"user_id": "customer_email", "item_id": "sku", "timestamp": "ordered_at"}
 # Users with 1, 2 and 6 baskets; `gone` has no picture.
@@ -296,3 +299,14 @@ def test_faults_of_a_workspace_that_cannot_be_written_are_told(
         check(interactions=InteractionsConfig())
     shown = capsys.readouterr()
     assert "The summary is not in the workspace. Could not write" in shown.out + shown.err
+
+
+def test_parts_that_no_manifest_names_are_not_counted(featured: Path, tmp_path: Path) -> None:
+    shutil.copytree(featured / "features", tmp_path / "features")
+    store = Store.at(str(tmp_path / "features"))
+    ids = read_text_catalogue(None, store).ids
+    assert len(ids) == read_manifest(store).rows
+    part = tmp_path / "features" / part_files(store)[0]
+    shutil.copy(part, part.with_name(part.name.replace("part-", "part-0")))  # of a killed import
+    assert len(part_files(store)) > len(read_manifest(store).files)
+    assert read_text_catalogue(None, store).ids.equals(ids)

@@ -1,5 +1,7 @@
 """Keys that a night sets once for all of its steps."""
 
+import dataclasses
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,60 @@ def test_demo_evaluates_before_it_recommends(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(demo, "_run", lambda _main, _job, _summary, name: ran.append(name))
     demo.main(DemoJob(), Summary("demo"))
     assert ran.index("evaluate") < ran.index("recommend")
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "key"),
+    [
+        ("train", "model_id: mine\n", "model_id"),
+        ("train", "interactions: {as_of: 2026-01-01}\n", "interactions.as_of"),
+        ("evaluate", "models: vbpr,multivae\n", "models"),
+        ("evaluate", "model: models/x\n", "model"),
+        ("evaluate", "evaluation: elsewhere\n", "evaluation"),
+        ("evaluate", "interactions: {as_of: 2026-01-01}\n", "interactions.as_of"),
+        ("recommend", "run_id: mine\n", "run_id"),
+        ("recommend", "model: models/x\n", "model"),
+        ("recommend", "evaluation: elsewhere\n", "evaluation"),
+        ("recommend", "interactions: {as_of: 2026-01-01}\n", "interactions.as_of"),
+    ],
+)
+def test_key_that_the_night_sets_itself_is_refused_in_the_file_of_a_step(
+    tmp_path: Path, step: str, text: str, key: str
+) -> None:
+    path = tmp_path / "step.yaml"
+    path.write_text(text)
+    flags = ["--workspace", str(tmp_path), f"--{step}_config", str(path)]
+    with pytest.raises(InputError, match=rf"Found {key} in {path}; expected it to be left out: "):
+        load_jobs(parse(NightlyJob, flags))
+    path.write_text(re.sub(r": [^{}]+(?=[}\n])", ": null", text))  # as the best.yaml of a sweep
+    load_jobs(parse(NightlyJob, flags))
+
+
+def test_night_that_does_not_train_serves_the_model_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "recommend.yaml"
+    path.write_text("model: models/x\nevaluation: elsewhere\n")
+    flags = ["--workspace", str(tmp_path), "--recommend_config", str(path), "--train_every", "0"]
+    job = load_jobs(parse(NightlyJob, flags)).recommend
+    assert (job.model, job.evaluation) == ("models/x", "elsewhere")
+
+
+def test_reason_to_publish_may_be_in_the_file_of_recommend(tmp_path: Path) -> None:
+    path = tmp_path / "recommend.yaml"
+    path.write_text("force_publish: the shop moves\n")
+    flags = ["--workspace", str(tmp_path), "--recommend_config", str(path)]
+    assert load_jobs(parse(NightlyJob, flags)).recommend.force_publish == "the shop moves"
+    with pytest.raises(InputError, match="Found --force_publish another reason for the night"):
+        load_jobs(parse(NightlyJob, [*flags, "--force_publish", "another reason"]))
+    flags = ["--workspace", str(tmp_path), "--force_publish", "a reason"]
+    assert load_jobs(parse(NightlyJob, flags)).recommend.force_publish == "a reason"
+
+
+def test_ablation_of_a_model_without_triples_is_refused_before_the_night(tmp_path: Path) -> None:
+    path = tmp_path / "evaluate.yaml"
+    path.write_text("ablate: true\n")
+    flags = ["--workspace", str(tmp_path), "--evaluate_config", str(path)]
+    jobs = load_jobs(parse(NightlyJob, flags))
+    with pytest.raises(InputError, match="Found a hybrid as the model of the night; expected a"):
+        jobs.require_evaluation()
+    vbpr = dataclasses.replace(jobs.train, model=parse(TrainJob, ["--model.name", "vbpr"]).model)
+    dataclasses.replace(jobs, train=vbpr).require_evaluation()

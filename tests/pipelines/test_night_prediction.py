@@ -41,8 +41,8 @@ def orders(users: int, *days: int) -> InteractionLog:
          f"{DEFAULT_ROW}, until it is known whether hybrid is better: 40 users could test "
          "it, fewer than gates.min_lists (50)"),
         (orders(60, 0, 1, 2, 3), {},
-         "hybrid if its auc on the last baskets of 60 users reaches that of VisRank and of"),
-        (orders(60, 0, 1, 2, 3, 5), {}, "hybrid if its auc on the last baskets of 60 users"),
+         "hybrid if its auc on the held-out items of 60 users reaches that of VisRank and of"),
+        (orders(60, 0, 1, 2, 3, 5), {}, "hybrid if its auc on the held-out items of 60 users"),
         (orders(60, 0, 1, 2, 3), {"test": False},
          "hybrid, compared with no other model: --split.test false"),
     ],

@@ -14,6 +14,7 @@ import yaml
 
 from visrec.errors import InputError, did_you_mean
 from visrec.storage.s3_settings import mask_secrets
+from visrec.yaml_text import flag_value, load_yaml
 
 KeyTypes = Mapping[str, object]  # every key of a job, and the annotation of its value
 Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
@@ -83,15 +84,42 @@ def check_flags(
             raise InputError(_unknown_key(without_secrets(flag), hint))
 
 
+def expand_groups(arguments: Sequence[str], keys: KeyTypes) -> Iterator[str]:
+    """The arguments with a flag for each key of a group, such as --rules.cap=3 for
+    --rules '{cap: 3}'.
+
+    Raises:
+        InputError: a group has a value that is not a mapping of keys.
+    """
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        key = flag.removeprefix("--")
+        nested = None if key in keys else _first_key_below(key, keys)
+        if not flag.startswith("--") or not nested:
+            yield word
+            continue
+        value = value if equals else next(words, "")
+        if not value.lstrip().startswith("{"):
+            raise InputError(
+                f"Found {flag} {without_secrets(value)}; expected keys below it, such as "
+                f"--{nested}. {_SEE_HELP}",
+                key=key,
+            )
+        content = parse_yaml(value.encode(), flag)
+        for name, given in flatten(content, keys, f"{key}."):
+            yield f"--{name}={flag_value(given)}"
+
+
 def parse_yaml(data: bytes, path: str) -> Yaml:
     """The keys and values in the content of a configuration file.
 
     Raises:
-        InputError: it is not a YAML mapping.
+        InputError: it is not a YAML mapping, or a key stands twice in it.
     """
     try:
-        content = yaml.safe_load(data.decode())
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date such as 2026-13-45
+        content = load_yaml(data)
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is not valid YAML: {_yaml_problem(error)}", path=path) from None
     if not isinstance(content, dict | None):
         raise InputError(
@@ -108,14 +136,6 @@ def _yaml_problem(error: yaml.YAMLError | ValueError) -> str:
         return str(error)
     mark = error.problem_mark
     return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})."
-
-
-def flow_yaml(value: Any) -> str:
-    """A value of any type as YAML on one line."""
-    text = yaml.safe_dump(
-        [value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000
-    )
-    return text.strip().removeprefix("[").removesuffix("]")
 
 
 def check_yaml(
@@ -135,39 +155,36 @@ def check_yaml(
     Raises:
         InputError: names the file, the key, and the key that was probably meant.
     """
-    for key, value in flatten(content, keys):
+    for key, _ in flatten(content, keys):
         if not key_exists(key, keys):
             hint = explain_foreign(key) or did_you_mean(key, keys)
             found = f"the key {without_secrets(key)} in {path}"
             raise InputError(_unknown_key(found, hint), path=path, key=key)
-        nested = _first_key_below(key, keys)
+    check_values(path, content, keys)
+
+
+def check_values(path: str, content: Mapping[Any, object], keys: KeyTypes) -> None:
+    """Refuses values that no key of their kind has: none at all, one for a group, a list for text.
+
+    Args:
+        path: the location of the file, or words for what the content is.
+        content: the content of the file.
+        keys: the keys of the job.
+
+    Raises:
+        InputError: names the file, the key and what was expected.
+    """
+    for key, value in flatten(content, keys):
+        expected, found = None, f"{key}: {without_secrets(value)}"
+        nested = None if key in keys else _first_key_below(key, keys)
         if nested and value is not None and not isinstance(value, Mapping):
-            raise InputError(
-                f"Found {key}: {without_secrets(value)} in {path}; expected keys below it, such as "
-                f"{nested}.",
-                path=path,
-                key=key,
-            )
-        if value is None and key in keys and not _is_optional(keys[key]):
-            raise InputError(
-                f"Found {key}: without a value in {path}; expected {_describe(keys[key])}.",
-                path=path,
-                key=key,
-            )
-
-
-def drop_empty_groups(
-    content: Mapping[Any, Any], keys: KeyTypes, prefix: str = ""
-) -> dict[Any, Any]:
-    """The content of a YAML file without groups that have no key below them."""
-    kept = {}
-    for name, value in content.items():
-        key = f"{prefix}{name}"
-        if key not in keys and isinstance(value, Mapping):
-            value = drop_empty_groups(value, keys, f"{key}.")
-        if key in keys or value:
-            kept[name] = value
-    return kept
+            expected = f"keys below it, such as {nested}"
+        elif value is None and key in keys and not _is_optional(keys[key]):
+            found, expected = f"{key}: without a value", _describe(keys[key])
+        elif isinstance(value, list | tuple) and key in keys and _is_text(keys[key]):
+            expected = f"{_describe(keys[key])}, and no list"
+        if expected:
+            raise InputError(f"Found {found} in {path}; expected {expected}.", path=path, key=key)
 
 
 def explain_parse_error(error: Exception, keys: KeyTypes) -> str:
@@ -175,7 +192,6 @@ def explain_parse_error(error: Exception, keys: KeyTypes) -> str:
     text = " ".join(str(error).split())
     return (
         _explain_stray_arguments(text, keys)
-        or _explain_value_for_group(text, keys)
         or _explain_value(text, keys)
         or f"{without_secrets(text).rstrip('.')}. {_SEE_HELP}"
     )
@@ -188,16 +204,6 @@ def _explain_stray_arguments(text: str, keys: KeyTypes) -> str | None:
         return None
     name = match[1].split()[0].lstrip("-").partition("=")[0]
     return _unknown_key(repr(without_secrets(match[1])), did_you_mean(name, keys, "--"))
-
-
-def _explain_value_for_group(text: str, keys: KeyTypes) -> str | None:
-    """Explains `--model vbpr`, where `model` has keys below it; None for another error."""
-    match = re.match(r'Parser key "([^"]+)": Unable to load config .([^"\']*)', text)
-    nested = _first_key_below(match[1], keys) if match else None
-    if not match or not nested:
-        return None
-    found = f"Found --{match[1]} {without_secrets(match[2])}"
-    return f"{found}; expected keys below it, such as --{nested}. {_SEE_HELP}"
 
 
 def _explain_value(text: str, keys: KeyTypes) -> str | None:
@@ -219,9 +225,14 @@ def _unknown_key(found: str, hint: str) -> str:
 
 def key_exists(key: str, keys: KeyTypes) -> bool:
     """Whether this is a key, a group of keys, or an entry of a key whose value is a mapping."""
-    if key in keys or _first_key_below(key, keys):
-        return True
-    return any(_is_mapping(kind) and key.startswith(f"{name}.") for name, kind in keys.items())
+    return has_value(key, keys) or _first_key_below(key, keys) is not None
+
+
+def has_value(key: str, keys: KeyTypes) -> bool:
+    """Whether this is a key, or an entry of a key whose value is a mapping."""
+    return key in keys or any(
+        _is_mapping(kind) and key.startswith(f"{name}.") for name, kind in keys.items()
+    )
 
 
 def _first_key_below(group: str, keys: KeyTypes) -> str | None:
@@ -234,6 +245,11 @@ def _is_mapping(kind: object) -> bool:
 
 def _is_literal(kind: object) -> bool:
     return typing.get_origin(kind) is typing.Literal
+
+
+def _is_text(kind: object) -> bool:
+    """Whether a key has text or nothing; jsonargparse would read a list as text in brackets."""
+    return kind in (str, str | None)
 
 
 def _is_optional(kind: object) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from visrec.cli.job import Job, JobConfig, ModelChoice
@@ -22,9 +21,10 @@ from visrec.cli.keys import (
     check_flags,
     check_yaml,
     config_keys,
-    drop_empty_groups,
+    expand_groups,
     explain_parse_error,
     flatten,
+    has_value,
     key_exists,
     parse_yaml,
     without_secrets,
@@ -34,6 +34,7 @@ from visrec.errors import InputError, did_you_mean, extended_errors
 from visrec.models import MODELS
 from visrec.models.base import TrainOverrides
 from visrec.training.fit import default_train_config
+from visrec.yaml_text import dump_yaml, flag_value
 
 _HELP = {"--help", "-h"}  # needs no workspace, which may be out of reach
 
@@ -65,17 +66,24 @@ def parse_in_workspace(job_type: type[Job], arguments: Sequence[str]) -> Job:
     return _parse(job_type, arguments, read_workspace_values)
 
 
+def keys_of(job_type: type[JobConfig], arguments: Sequence[str]) -> KeyTypes:
+    """The keys of a job, which depend on the model that flags and files name.
+
+    Raises:
+        InputError: a file cannot be read, or there is no such model.
+    """
+    arguments = _normalize(arguments, job_type)
+    return _job_keys(job_type, _model_of(job_type, arguments, _read_files(arguments)))
+
+
 def _parse(
     job_type: type[Job],
     arguments: Sequence[str],
     remember: Callable[[str, KeyTypes], WorkspaceValues],
 ) -> Job:
     arguments = _normalize(arguments, job_type)
-    files = [
-        (path, _read_yaml(path)) for flag, path in flag_values(arguments) if flag == "--config"
-    ]
-    has_model = any(field.type is ModelChoice for field in dataclasses.fields(job_type))
-    model = _model_name(arguments, files) if has_model else None
+    files = _read_files(arguments)
+    model = _model_of(job_type, arguments, files)
     keys = _job_keys(job_type, model)
     for path, content in files:
         check_yaml(path, content, keys, job_type.explain_foreign_key)
@@ -120,15 +128,12 @@ def flag_values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _given_keys(
     arguments: Sequence[str], contents: Sequence[Yaml], keys: KeyTypes
 ) -> Iterator[str]:
-    """The dotted keys that files and flags set; a flag may set a group, as --rules '{cap: 3}'."""
+    """The dotted keys that files and flags set."""
     for content in contents:
         yield from (key for key, _ in flatten(content, keys))
-    for flag, value in flag_values(arguments):
-        key = flag.removeprefix("--").removesuffix("+")
-        if flag.startswith("--") and key not in keys and value.startswith("{"):
-            yield from (name for name, _ in flatten({key: parse_yaml(value.encode(), flag)}, keys))
-        elif flag.startswith("--"):
-            yield key
+    for flag, _ in flag_values(arguments):
+        if flag.startswith("--"):
+            yield flag.removeprefix("--").removesuffix("+")
 
 
 def _job_keys(job_type: type[JobConfig], model: str | None) -> KeyTypes:
@@ -166,9 +171,11 @@ def _parser(job_type: type[JobConfig], model: str | None, keys: KeyTypes) -> Arg
 
 
 def _normalize(arguments: Sequence[str], job_type: type[JobConfig]) -> list[str]:
-    """The arguments with `true` after a bare switch such as --local, and --as-of as --as_of."""
-    arguments = [_underscore(argument) for argument in arguments]
-    switches = {f"--{key}" for key, kind in config_keys(job_type).items() if kind is bool}
+    """The arguments with `true` after a bare switch such as --local, --as-of as --as_of, and a
+    flag for each key of a group."""
+    keys = config_keys(job_type)
+    arguments = list(expand_groups([_underscore(argument) for argument in arguments], keys))
+    switches = {f"--{key}" for key, kind in keys.items() if kind is bool}
     normalized = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         is_bare = argument in switches and following.startswith("-")
@@ -197,12 +204,18 @@ def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: KeyTypes) -
     """The contents of YAML files, then the flags: jsonargparse lets the last one win.
 
     A file without any key, as when everything is commented out, is dropped: jsonargparse would
-    refuse it.
+    refuse it, and it would refuse entries such as `items_columns.item_id`, except as flags.
     """
-    filled = [drop_empty_groups(content, keys) for content in contents]
-    merged = [
-        f"--config={yaml.safe_dump(content, sort_keys=False)}" for content in filled if content
-    ]
+    merged = []
+    for content in contents:
+        values = dict(flatten(content, keys))
+        whole = {key: value for key, value in values.items() if key in keys}
+        merged += [f"--config={dump_yaml(whole)}"] if whole else []
+        merged += [
+            f"--{key}={flag_value(value)}"
+            for key, value in values.items()
+            if key not in keys and has_value(key, keys)
+        ]
     is_path = False
     for argument in arguments:
         if is_path or argument.partition("=")[0] == "--config":
@@ -210,6 +223,12 @@ def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: KeyTypes) -
         else:
             merged.append(argument)
     return merged
+
+
+def _read_files(arguments: Sequence[str]) -> list[tuple[str, Yaml]]:
+    """The files of --config with their contents."""
+    values = flag_values(arguments)
+    return [(path, _read_yaml(path)) for flag, path in values if flag == "--config"]
 
 
 def _read_yaml(path: str) -> Yaml:
@@ -228,17 +247,20 @@ def _read_yaml(path: str) -> Yaml:
         ) from error
 
 
-def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, Yaml]]) -> str:
-    """The model named by flags or YAML, which decides the keys below `model.`.
+def _model_of(
+    job_type: type[JobConfig], arguments: Sequence[str], files: Sequence[tuple[str, Yaml]]
+) -> str | None:
+    """The model named by flags or YAML, which decides the keys below `model.`; None for a job that
+    trains none.
 
     Raises:
         InputError: there is no such model.
     """
-    name = ModelChoice().name
+    if not any(field.type is ModelChoice for field in dataclasses.fields(job_type)):
+        return None
+    name: object = ModelChoice().name
     for _, content in files:
-        model = content.get("model")
-        given = model.get("name") if isinstance(model, dict) else content.get("model.name")
-        name = given or name
+        name = dict(flatten(content, {})).get("model.name") or name
     name = str(dict(flag_values(arguments)).get("--model.name", name))
     if name not in MODELS:
         raise InputError(

@@ -14,6 +14,7 @@ from visrec.cli.keys import (
     check_yaml,
     config_keys,
     flatten,
+    has_value,
     key_exists,
     parse_yaml,
     without_secrets,
@@ -126,7 +127,7 @@ def read_workspace_values(workspace: str, keys: KeyTypes) -> WorkspaceValues:
     values = {
         key: value
         for key, value in flatten(content, known)
-        if value is not None and _is_entry(key, keys)
+        if value is not None and has_value(key, keys)
     }
     return WorkspaceValues(values, path)
 
@@ -136,11 +137,6 @@ def values_used_by(job: JobConfig) -> WorkspaceValues:
     remembered = read_workspace_values(job.workspace, config_keys(type(job)))
     used = {key: value for key, value in remembered.values.items() if value_of(job, key) == value}
     return WorkspaceValues(used, remembered.path)
-
-
-def _is_entry(key: str, keys: KeyTypes) -> bool:
-    """Whether a key, or the mapping that it is an entry of, is one of a job."""
-    return any(key == name or key.startswith(f"{name}.") for name in keys)
 
 
 def value_of(job: object, key: str) -> Any:

@@ -60,11 +60,7 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
         InputError: the model does not train on triples.
     """
     artifact = load_artifact(model)
-    if MODELS[artifact.name].trains_on != "triples":
-        raise InputError(
-            f"Found a {artifact.name} at {model.root}; expected a model that trains on triples "
-            "for --ablate. Name another with --model."
-        )
+    require_triples(artifact.name, f"at {model.root}")
     provenance = artifact.provenance
     config = dataclasses.replace(
         config,
@@ -90,6 +86,16 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
         variant = dataclasses.replace(config, model_id=model_id, sampling=sampling)
         stores.append(train(variant, summary).store)
     return stores
+
+
+def require_triples(model_name: str, where: str) -> None:
+    """Raises an error if a model does not train on triples."""
+    if MODELS[model_name].trains_on != "triples":
+        raise InputError(
+            f"Found a {model_name} {where}; expected a model that trains on triples for --ablate. "
+            "Name another with --model.",
+            key="ablate",
+        )
 
 
 def _impossible_guidelines(inputs: TrainingInputs, sampling: SamplingConfig) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.features.table import FEATURES_MANIFEST, Manifest, part_files, read_index, read_manifest
+from visrec.features.table import FEATURES_MANIFEST, Manifest, read_index, read_manifest
 from visrec.ids import DistinctIds, is_in
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.read import build_log
@@ -102,7 +102,8 @@ def read_text_catalogue(table: InputTable | None, text_features: Store) -> Catal
 
 
 def _ids_of_features(features: Store, manifest: Manifest) -> pa.LargeStringArray:
-    index = read_index(features, part_files(features), manifest.identity, ["item_id"])
+    # Not all parts that are there: what was killed leaves some that do not belong to the table.
+    index = read_index(features, sorted(manifest.files), manifest.identity, ["item_id"])
     return index["item_id"].combine_chunks()
 
 

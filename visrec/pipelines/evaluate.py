@@ -58,6 +58,7 @@ from visrec.pipelines.input_checks import (
 )
 from visrec.pipelines.job_tables import interactions_uri, items_table, prepared_store
 from visrec.pipelines.recommend_job import item_features_of, model_store
+from visrec.pipelines.step_keys import StepFile, read_given_keys
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
@@ -68,6 +69,10 @@ from visrec.training.tracking import attach_report
 # Above this number of users, separate processes are faster, although they take 9 s to start (two
 # cores).
 _MAX_LOCAL_USERS = 32_768
+# What training and evaluation must have in common.
+_DATA_KEYS = ("features", "text_features", "interactions", "items", "items_columns")
+# What variants of a model have from it.
+_OF_MODEL = ("model", "model_id", "split", "item_features", "sampling", "train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class EvaluateJob(JobConfig):
             directories, or names of models, such as vbpr, which are trained first if they are not
             trained yet. All must have the same split and the same data.
         train_config: YAML with keys of `visrec train` for models that are trained first; by default
-            its own defaults.
+            its own defaults. Its interactions, items and features count for the evaluation too.
         compare: two rows of the table, separated by a comma, such as visrank-mean,popularity. Their
             difference is shown in addition to those between the first model and every other.
         ablate: train the model again with other triples, and put all variants in one table: random
@@ -150,7 +155,8 @@ def check(config: EvaluateJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    train_job = _train_job(config, [])  # also finds a wrong key of its YAML if nothing is trained
+    train_job = check_training(config)
+    config = _with_training_data(config, train_job)
     item_features = (
         train_job.item_features if config.models else item_features_of(config, config.model)
     )
@@ -173,8 +179,30 @@ def check(config: EvaluateJob) -> None:
     announce_tables(config.interactions, uri, items)
 
 
+def check_training(config: EvaluateJob) -> TrainJob:
+    """Checks how models are trained first; returns that of the first one.
+
+    Raises:
+        InputError: a key of --train_config is wrong, also if nothing is trained, or it says
+            something that the evaluation cannot do.
+    """
+    kinds = _untrained_kinds(config)
+    jobs = [_train_job(config, ["--model.name", kind]) for kind in kinds]
+    if kinds and config.train_config:
+        named = read_given_keys(config.train_config).get("model.name", kinds[0])
+        if named not in kinds:
+            raise InputError(
+                f"Found model.name {named} in {config.train_config}; expected one of "
+                f"{', '.join(kinds)}, which --models trains first.",
+                path=config.train_config,
+                key="model.name",
+            )
+    return jobs[0] if jobs else _train_job(config, [])
+
+
 def main(config: EvaluateJob, summary: Summary) -> None:
     """Ranks the held-out items by every model; writes metrics, costs, and the report."""
+    config = _with_training_data(config, check_training(config))
     target = Store.at(config.resolve(config.evaluation, "evaluation"))
     inputs = _evaluation_inputs(config)
     target.check_writable()
@@ -268,11 +296,11 @@ def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
     if config.models is None:
         return {"": model_store(config, config.model)}
     models = Store.at(config.resolve(None, "models"))
-    stores = {}
+    untrained, stores = _untrained_kinds(config), {}
     for name in _split_list(config.models):
         if "/" in name:
             store = Store.at(name)
-        elif name in MODELS and not (models / name).exists(MODEL_MANIFEST):
+        elif name in untrained:
             say(f"evaluate: {name}")
             store = train(_train_job(config, ["--model.name", name]), summary).store
         else:
@@ -287,18 +315,30 @@ def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
     return stores
 
 
+def _untrained_kinds(config: EvaluateJob) -> list[str]:
+    """The names of models in --models that are trained first."""
+    models = Store.at(config.resolve(None, "models"))
+    names = _split_list(config.models or "")
+    return [name for name in names if name in MODELS and not (models / name).exists(MODEL_MANIFEST)]
+
+
 def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
     """The configuration for a model that is trained first: on the same data."""
-    yaml_flags = ["--config", config.train_config] if config.train_config else []
-    return dataclasses.replace(
-        parse_in_workspace(TrainJob, ["--workspace", config.workspace, *yaml_flags, *flags]),
-        local=config.local,
-        features=config.features,
-        text_features=config.text_features,
-        interactions=config.interactions,
-        items=config.items,
-        items_columns=config.items_columns,
-    )
+    flags = ["--workspace", config.workspace, *flags]
+    job = defaults = parse_in_workspace(TrainJob, flags)
+    if path := config.train_config:
+        job = parse_in_workspace(TrainJob, ["--config", path, *flags])
+    file = StepFile(path=config.train_config, defaults=defaults, command="the evaluation")
+    if config.ablate:
+        file.refuse(dict.fromkeys(_OF_MODEL, "variants of --ablate take it from the model"), job)
+    elif len(_untrained_kinds(config)) > 1:
+        file.refuse({"model_id": "--models trains several models"}, job)
+    return dataclasses.replace(file.merge(_DATA_KEYS, job, config), local=config.local)
+
+
+def _with_training_data(config: EvaluateJob, job: TrainJob) -> EvaluateJob:
+    """The evaluation of the data that --train_config names, if it does."""
+    return dataclasses.replace(config, **{key: getattr(job, key) for key in _DATA_KEYS})
 
 
 def _digests(labels: Sequence[str], stores: Iterable[Store]) -> dict[str, str]:
@@ -329,7 +369,7 @@ def _compared_pairs(config: EvaluateJob, labels: Sequence[str]) -> list[tuple[st
 
 def _print_overview(overview: EvaluationOverview) -> None:
     say(
-        f"{overview.users:,} users with a held-out basket, {overview.items:,} items, "
+        f"{overview.users:,} users with held-out items, {overview.items:,} items, "
         f"{len(overview.labels)} models",
     )
     if overview.missing:

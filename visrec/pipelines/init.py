@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visrec.cli.keys import config_keys, flow_yaml
+from visrec.cli.keys import config_keys
 from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import WORKSPACE_FILE, WorkspaceKeys
@@ -30,6 +30,7 @@ from visrec.storage.schemas import NOT_UTF_8
 from visrec.storage.store import Store
 from visrec.storage.table_files import list_table_files
 from visrec.storage.tables import column_names
+from visrec.yaml_text import flow_yaml
 
 _PATHS = {
     "images",

@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from visrec.cli.keys import config_keys, flow_yaml
+from visrec.cli.keys import config_keys
 from visrec.cli.workspace_keys import WorkspaceKeys, value_of
+from visrec.yaml_text import flow_yaml
 
 _POSITIONAL = ("check", "init", "doctor")  # take the workspace as their first word
 

@@ -14,7 +14,8 @@ from visrec.cli.launch import visrec_cause
 from visrec.cli.parse import parse_in_workspace
 from visrec.errors import GateError, InputError
 from visrec.features.table import FEATURES_MANIFEST, read_manifest
-from visrec.pipelines import extract_features, recommend_job, train
+from visrec.pipelines import evaluate, extract_features, recommend_job, train
+from visrec.pipelines.ablate import require_triples
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.input_checks import require_model, require_table
@@ -72,6 +73,12 @@ class NightJobs:
         if evaluates:
             self.evaluate.interactions.require_min_rating(min_rating, "the night's training")
 
+    def require_evaluation(self) -> None:
+        """Checks what the evaluation trains itself, which comes after the night's training."""
+        evaluate.check_training(self.evaluate)
+        if self.evaluate.ablate:
+            require_triples(self.train.model.name, "as the model of the night")
+
     def require_inputs(self, *, trains: bool, evaluates: bool) -> None:
         """Checks the inputs of all steps before the first step starts.
 
@@ -95,6 +102,7 @@ class NightJobs:
             train.check_tables(self.train)
         if evaluates:
             with naming_config_file("evaluate"):
+                self.require_evaluation()
                 items = items_table(self.evaluate, self.evaluate.items, self.evaluate.items_columns)
                 require_table(items, schemas.ITEMS)
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from visrec.cli.job import Job, JobConfig
-from visrec.cli.keys import without_secrets
-from visrec.cli.workspace_keys import WorkspaceKeys, value_of
+from visrec.cli.workspace_keys import WorkspaceKeys
 from visrec.errors import InputError
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.recommend_job import RecommendJob
+from visrec.pipelines.step_keys import StepFile
+from visrec.pipelines.train import TrainJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +31,21 @@ class NightKeys(WorkspaceKeys):
             )
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """A step's keys from which those of the step and of its night are merged.
-
-    Attributes:
-        night: the configuration of the night.
-        step: the job of the step, by its own file.
-        defaults: the same job with only workspace keys and defaults.
-        path: the YAML file of the step, for the error.
-    """
-
-    night: JobConfig
-    step: JobConfig
-    defaults: JobConfig
-    path: str | None
+_AS_OF = {"interactions.as_of": "the cutoff is the date of the night, --as_of"}
+_MODEL = "the night evaluates and serves the model that it trains"
+_EVALUATION = "each model of a night has a folder of its own below evaluation"
+# For each step's job, the keys that the night sets itself, and why.
+_OF_NIGHT: dict[type[JobConfig], dict[str, str]] = {
+    TrainJob: {"model_id": "the night names its model by its day", **_AS_OF},
+    EvaluateJob: {"model": _MODEL, "models": _MODEL, "evaluation": _EVALUATION, **_AS_OF},
+    RecommendJob: {"run_id": "the run is named by the date of the night", **_AS_OF},
+}
+_OF_TRAINING_NIGHT = {"model": _MODEL, "evaluation": _EVALUATION}
 
 
-def with_night_keys(job: Job, defaults: Job, night: JobConfig, path: str | None) -> Job:
+def with_night_keys(
+    job: Job, defaults: Job, night: JobConfig, path: str | None, *, trains: bool
+) -> Job:
     """The job of a step with the keys that the night sets.
 
     Args:
@@ -54,42 +53,16 @@ def with_night_keys(job: Job, defaults: Job, night: JobConfig, path: str | None)
         defaults: the same job with only workspace keys and defaults.
         night: the configuration of the night, which has `NightKeys`.
         path: the YAML file of the step, for the error.
+        trains: whether the night trains a model instead of using the workspace's latest.
 
     Raises:
-        InputError: the night and the file set a key to different values.
+        InputError: the night and the file set a key to different values, or the file sets a key
+            that the night sets itself.
     """
-    layers = _Layers(night, job, defaults, path)
+    file = StepFile(path=path, defaults=defaults, command="the night")
+    file.refuse(_OF_NIGHT.get(type(job), {}), job)
+    if trains and isinstance(job, RecommendJob):
+        file.refuse(_OF_TRAINING_NIGHT, job)
     of_job = {key.name for key in dataclasses.fields(job)}
-    shared = {
-        name: _merge(name, layers)
-        for name in sorted(of_job & {key.name for key in dataclasses.fields(NightKeys)})
-    }
-    return dataclasses.replace(job, **shared)
-
-
-def _merge(name: str, layers: _Layers) -> Any:
-    """The value of a dotted key, whatever its type is; a configuration is merged field by field."""
-    of_night, of_step, default = (
-        value_of(each, name) for each in (layers.night, layers.step, layers.defaults)
-    )
-    if dataclasses.is_dataclass(of_step) and not isinstance(of_step, type):
-        fields = (field.name for field in dataclasses.fields(of_step))
-        merged = {field: _merge(f"{name}.{field}", layers) for field in fields}
-        return dataclasses.replace(of_step, **merged)
-    # A flag counts even if it has the value that the workspace has: somebody has just typed it.
-    if of_night == default and not _is_given(name, layers.night):
-        return of_step
-    is_set_by_step = of_step != default or _is_given(name, layers.step)
-    if of_step != of_night and is_set_by_step:
-        raise InputError(
-            f"Found --{name} {without_secrets(of_night)} for the night, and "
-            f"{without_secrets(of_step)} in {layers.path}; expected one of them. Remove {name} "
-            f"from {layers.path}, or from the command or the configuration of the night.",
-            key=name,
-        )
-    return of_night
-
-
-def _is_given(name: str, job: JobConfig) -> bool:
-    """Whether a flag or a file sets a key, or an entry of it."""
-    return any(key == name or key.startswith(f"{name}.") for key in job.given_keys)
+    of_night = {key.name for key in dataclasses.fields(NightKeys)} | {"force_publish"}
+    return file.merge(sorted(of_job & of_night), job, night)

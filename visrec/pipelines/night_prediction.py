@@ -80,7 +80,7 @@ def _predict_comparison(name: str, log: InteractionLog, config: SplitConfig) -> 
         sentence = f"{DEFAULT_ROW}, until it is known whether {name} is better: {why}"
         return Prediction(sentence, is_trained=True, may_serve=False)
     return _trained(
-        f"{name} if its {gates.metric} on the last baskets of {users:,} users reaches that of "
+        f"{name} if its {gates.metric} on the held-out items of {users:,} users reaches that of "
         "VisRank and of popularity, otherwise the better of these"
     )
 

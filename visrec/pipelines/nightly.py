@@ -74,7 +74,8 @@ class NightlyJob(NightKeys, JobConfig):
     Attributes:
         as_of: date of the night, which is also the name of the run; by default today (UTC), and
             never a later day. Interactions of that day and later are left out.
-        extract_config: YAML with keys of `visrec extract`; by default its defaults.
+        extract_config: YAML with keys of `visrec extract`; by default its defaults. The workspace,
+            and how a step starts and shows messages, are the night's own in all of these files.
         train_config: YAML with keys of `visrec train`.
         recommend_config: YAML with keys of `visrec recommend`.
         evaluate_config: YAML with keys of `visrec evaluate`.
@@ -228,7 +229,6 @@ def load_jobs(config: NightlyJob) -> NightJobs:
         recommend=dataclasses.replace(
             _load(RecommendJob, config.recommend_config, config),
             run_id=config.night_date().isoformat(),
-            force_publish=config.force_publish,
         ),
     )
     if config.trains:
@@ -239,7 +239,7 @@ def load_jobs(config: NightlyJob) -> NightJobs:
 def _load(job_type: type[Job], path: str | None, config: NightlyJob) -> Job:
     defaults = load_job(job_type, None, config)
     job = load_job(job_type, path, config) if path else defaults
-    return with_night_keys(job, defaults, config, path)
+    return with_night_keys(job, defaults, config, path, trains=config.trains)
 
 
 class Steps:

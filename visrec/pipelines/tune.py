@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
-import yaml
 from ray.util import placement_group_table
 
 from visrec.cli.job import JobConfig, ModelChoice
@@ -42,6 +41,7 @@ from visrec.tuning.records import (
 from visrec.tuning.runner import Sweep, run_sweep
 from visrec.tuning.search import DEFAULT_TRIAL, has_optuna
 from visrec.tuning.spaces import Space, check_space, load_space, with_values
+from visrec.yaml_text import dump_yaml
 
 _RELEASE_S = 60.0  # Ray takes some seconds to free the resources of ended trials
 
@@ -196,7 +196,7 @@ def as_yaml(config: TrainJob) -> str:
     keys = {name: value for name, value in plain(config).items() if name not in ("local", "debug")}
     model = keys["model"]
     keys["model"] = {"name": model["name"], **model["config"]}
-    return yaml.safe_dump(keys, sort_keys=False)
+    return dump_yaml(keys)
 
 
 def _open_sweep(

@@ -21,6 +21,7 @@ import yaml
 from visrec.errors import InputError, StorageError
 from visrec.storage.store import read_uri
 from visrec.training.fit import TrainingRecipe
+from visrec.yaml_text import load_yaml
 
 Values = Mapping[str, Any]  # whatever YAML can hold, by key
 
@@ -76,13 +77,13 @@ def load_space(uri: str) -> Space:
     """A space from a YAML file.
 
     Raises:
-        InputError: the file is missing or is not YAML, or the domain of a key is malformed.
+        InputError: the file is missing or is not YAML, or a key stands twice or is malformed.
     """
     try:
-        domains = yaml.safe_load(read_uri(uri))
+        domains = load_yaml(read_uri(uri))
     except StorageError as error:
         raise _error(f"{error} --space names the search space.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise _error(f"{uri} is not YAML: {error} (--space names the file.)") from error
     if not isinstance(domains, dict) or not domains:
         raise _error(
