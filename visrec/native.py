@@ -16,25 +16,34 @@ from visrec.isas import Isa, build, compiler, of_machine
 ISA_VARIABLE = "VISREC_ISA"
 
 
-def chosen_isa() -> tuple[Isa | None, str | None]:
-    """The fastest instruction set of this processor; if there is none, None and the reason."""
-    isas = of_machine(processor_flags())
-    if wanted := os.environ.get(ISA_VARIABLE):
-        isas = [isa for isa in isas if isa.name == wanted]
-        return (isas[0], None) if isas else (None, f"this processor has no {wanted}")
-    names = ", ".join(isa.name for isa in of_machine())
-    return (isas[0], None) if isas else (None, f"this processor has none of {names or 'our sets'}")
+def usable_isas() -> list[Isa]:
+    """The instruction sets of this processor, the fastest first."""
+    isas, wanted = of_machine(processor_flags()), os.environ.get(ISA_VARIABLE)
+    return [isa for isa in isas if isa.name == wanted] if wanted else isas
 
 
 def compile_and_load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
     """The library of a source file; if it is not available, None and the reason.
 
+    It is the library of the fastest instruction set that loads: one may have been built with the
+    package or not, and a compiler may know it or not. The reason is that of the fastest set.
+
     Args:
         source: C++ with `extern "C"` functions; it uses #error to refuse instruction sets that it
             does not support.
     """
-    isa, reason = chosen_isa()
-    return (None, reason) if isa is None else _load(source, isa)
+    isa = loaded_isa(source)
+    if isa is not None:
+        return _load(source, isa)
+    if isas := usable_isas():
+        return _load(source, isas[0])
+    names = os.environ.get(ISA_VARIABLE) or ", ".join(isa.name for isa in of_machine())
+    return None, f"this processor has none of {names or 'our sets'}"
+
+
+def loaded_isa(source: Path) -> Isa | None:
+    """The instruction set of the library that `compile_and_load` loads; None if it loads none."""
+    return next((isa for isa in usable_isas() if _load(source, isa)[0] is not None), None)
 
 
 @cache

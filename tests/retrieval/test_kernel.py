@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_packaged_kernel_needs_no_compiler(cache: Path, monkeypatch: pytest.Monk
 
 @needs_kernel
 def test_concurrent_builds_do_not_interfere(cache: Path) -> None:
-    isa, _ = native.chosen_isa()
+    isa = native.usable_isas()[0]
     build = partial(native._load.__wrapped__, kernel._SOURCE, isa)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: build(), range(2)))
@@ -104,6 +105,21 @@ def test_fastest_instruction_set_of_the_processor_is_chosen(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(native, "processor_flags", lambda: frozenset(flags.split()))
-    isa, reason = native.chosen_isa()
-    assert isa is not None, reason
-    assert isa.name == expected
+    assert native.usable_isas()[0].name == expected
+
+
+@needs_kernel
+def test_slower_instruction_set_is_used_if_the_compiler_does_not_know_the_fastest(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastest, *others = native.usable_isas()
+    if not others:
+        pytest.skip("this processor has one instruction set")
+    unknown = replace(fastest, name="future", flags=("-march=future",))
+    monkeypatch.setattr(native, "usable_isas", lambda: [unknown, *others])
+    assert kernel.load_kernel() is not None
+    assert kernel.kernel_label() == others[0].name
+    assert [path.name.split("-")[1] for path in cache.iterdir()] == [others[0].name]
+    monkeypatch.setattr(native, "usable_isas", lambda: [unknown])
+    assert kernel.load_kernel() is None
+    assert "future" in kernel.kernel_label()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from visrec.jagged import Jagged
-from visrec.native import chosen_isa, compile_and_load, pointers, require_rows
+from visrec.native import compile_and_load, loaded_isa, pointers, require_rows
 from visrec.retrieval.rotation import Rotation, choose_rotation, users_before_choice
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -243,9 +243,8 @@ def kernel_unavailable_reason() -> str | None:
 
 def kernel_label() -> str:
     """The instruction set that the kernel uses here; if it is not available, torch, and why."""
-    isa, _ = chosen_isa()
-    reason = kernel_unavailable_reason()
-    return isa.name if isa and reason is None else f"torch ({reason})"
+    isa = loaded_isa(_SOURCE)
+    return isa.name if isa else f"torch ({kernel_unavailable_reason()})"
 
 
 def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
