@@ -187,7 +187,7 @@ def test_night_without_anything_to_train_on_takes_no_time_for_it(check: Check, s
     (shop / "interactions.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))
     rows = check()
     assert "until it is known whether hybrid is better: 9 users" in rows["tonight serves"]
-    assert rows["a night takes"]["train"].endswith("min (hybrid, though it does not serve)")
+    assert rows["a night takes"]["train"] == "45 s (hybrid, though it does not serve)"
 
 
 @pytest.mark.parametrize(

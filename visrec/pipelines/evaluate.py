@@ -228,12 +228,9 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         results, costs = call(aggregate, spec, *tables)
         target.write_json(COSTS, {label: cost.to_dict() for label, cost in costs.items()})
     with summary.phase("report"):
+        seconds = dict(summary.phases)
         evaluated = Evaluated(
-            data=data,
-            overview=overview,
-            results=results,
-            costs=costs,
-            seconds=dict(summary.phases),
+            data=data, overview=overview, results=results, costs=costs, seconds=seconds
         )
         report_inputs = _report_inputs(config, inputs, overview.labels, target)
         verdict, html = _write_results(target, report_inputs, evaluated)

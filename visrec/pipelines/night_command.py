@@ -8,7 +8,7 @@ from visrec.cli.keys import config_keys
 from visrec.cli.workspace_keys import WorkspaceKeys, value_of
 from visrec.yaml_text import flow_yaml
 
-_POSITIONAL = ("check", "init", "doctor")  # take the workspace as their first word
+_POSITIONAL = ("check", "init", "doctor")  # shown with the workspace as their first word
 
 
 def visrec_command(command: str, workspace: str, *switches: str, **keys: Any) -> str:

@@ -38,6 +38,7 @@ from visrec.pipelines.night_choice import (
     choose_served,
     fit_baseline,
 )
+from visrec.pipelines.night_command import visrec_command
 from visrec.pipelines.night_jobs import (
     NightJobs,
     explain_step_key,
@@ -175,7 +176,10 @@ def main(config: NightlyJob, summary: Summary) -> None:
         recommendations = recommendations_store(steps.jobs.recommend)
         manifest = read_complete_run(run_store(recommendations, night))
         if manifest is not None:
-            say(f"The night {night} is complete already.")
+            say(
+                f"The night {night} is complete already. It knows what happened before {night} "
+                "00:00 UTC; later interactions count in the next night."
+            )
             tables = steps.jobs.recommend.publish.tables
             publish_run(recommendations, night, completed_by_another=True, tables=tables)
             steps.rows |= {"model": manifest.model_id, "choice": manifest.choice}
@@ -202,6 +206,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
         )
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
         summary.rows |= status.tables_row(steps.jobs.recommend.publish.tables)
+        summary.rows["next"] = visrec_command("explain", config.workspace, user="USER")
         summary.not_published = status.explanation
         if manifest is None or not nights.exists(f"{night}.json"):
             _record(nights, night, summary, steps)
@@ -312,6 +317,7 @@ class Steps:
             return
         with self.step("evaluate"):
             evaluate.main(model.evaluate_job(self.jobs.evaluate), self._summary)
+        self._take_rows("report at")
 
     def choose(self, model: NightModel | None) -> Served | None:
         """Which model serves the night; None for the latest of the workspace."""
