@@ -25,11 +25,11 @@ from visrec.models import MODELS
 from visrec.models.convncf import ConvNcfConfig
 from visrec.models.losses import LossName
 from visrec.sampling.triples import SamplingConfig
+from visrec.training.batch_sources import SOURCES
 from visrec.training.batches import BatchSource
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, replicate
 from visrec.training.loop import TrainConfig, Trainer
-from visrec.training.sources import SOURCES
 
 SIZE = 24  # examples of a step, all workers together
 TRAINED_MODELS = sorted(name for name, model in MODELS.items() if model.trains_on != "nothing")

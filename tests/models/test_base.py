@@ -22,9 +22,9 @@ from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
+from visrec.training.batch_sources import SOURCES
 from visrec.training.distributed import WorkerContext
 from visrec.training.loop import TrainConfig, Trainer
-from visrec.training.sources import SOURCES
 
 DATA = checkerboard(noise=0.5)
 NEW_ITEMS = 7

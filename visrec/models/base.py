@@ -129,7 +129,7 @@ class Model(nn.Module, ABC):
         traits: what data the model requires and what it supports.
         default_overrides: the model's own defaults of training settings.
         trains_on: the kind of batch that `forward` takes, a key of
-            `visrec.training.sources.SOURCES`; "nothing" if `fit` alone sets the weights.
+            `visrec.training.batch_sources.SOURCES`; "nothing" if `fit` alone sets the weights.
         added_score_weights: the weights, besides 0, among which training chooses for a model with
             `fit_added_score`.
         item_tables: parameters and buffers with a row for each item of training that `item_arrays`

@@ -43,10 +43,10 @@ from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.tasks import Ref, call, on_ray, submit
+from visrec.training.batch_sources import used_sampling
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, default_train_config, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
-from visrec.training.sources import used_sampling
 from visrec.training.task import TrainResources, TrainTask, fit_closed_form, fit_in_process
 from visrec.training.tracking import TrackerAccess, TrackerName, require_tracker
 

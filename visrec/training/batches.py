@@ -1,6 +1,6 @@
 """The batches of training steps: sources of triples, of users and of ratings.
 
-`visrec.training.sources` has all sources by the kind of batch that a model trains on.
+`visrec.training.batch_sources` has all sources by the kind of batch that a model trains on.
 
 Shapes: B examples of one worker, K negatives of an example, C shared candidates, M distinct items
 of a batch, N items, A users with training items, P positives of all workers, R training rows, E

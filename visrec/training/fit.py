@@ -19,11 +19,11 @@ from torch import nn
 from visrec.models import MODELS
 from visrec.models.base import Model, ModelConfig
 from visrec.sampling.triples import SamplingConfig
+from visrec.training.batch_sources import SOURCES
 from visrec.training.checkpoints import read_progress, restore_checkpoint
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext
 from visrec.training.loop import Progress, TrainConfig, Trainer, fit_is_finished
-from visrec.training.sources import SOURCES
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from visrec.config import COUNTS, SEEDS, check_fields
 from visrec.errors import InputError, VisrecError
 from visrec.models.base import Model
 from visrec.sampling.triples import SamplingConfig
+from visrec.training.batch_sources import SOURCES
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, mean_over_workers, replicate
 from visrec.training.optimizer import RowAdamW, WeightEma
-from visrec.training.sources import SOURCES
 from visrec.training.validation import sample_users, validation_auc, validation_means
 
 # The smallest gain in AUC that counts as an improvement, as in the reference implementation.
