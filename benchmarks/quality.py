@@ -40,7 +40,6 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-import yaml
 from jsonargparse import ArgumentError
 
 from benchmarks.als import LABEL, with_als
@@ -70,6 +69,7 @@ from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.fit import build_model, build_trainer, train_to_end, training_metrics
 from visrec.training.task import TrainTask, build_artifact
+from visrec.yaml_text import load_yaml
 
 CHECKOUT = Path(__file__).parents[1]
 SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}
@@ -462,7 +462,7 @@ def main() -> None:
     parser = data_parser(__doc__ or "")
     parser.add_argument("--variants", help="YAML of names, each with a list of flags")
     args, base, flags = asked(parser)
-    variants = yaml.safe_load(Path(args.variants).read_text()) if args.variants else None
+    variants = load_yaml(Path(args.variants).read_bytes()) if args.variants else None
     try:
         found = measure([*base, *flags], variants or {"model": []}, range(args.seeds))
     except (VisrecError, ArgumentError) as error:
