@@ -205,7 +205,8 @@ def test_first_night_on_s3_without_earlier_interactions_serves_visrank(
     [
         (
             {"as_of": TOMORROW},
-            f"Found --as_of {TOMORROW}, which lies in the future: it is 20.* UTC",
+            f"Found --as_of {TOMORROW}, which lies in the future: it is 20.* UTC. Expected "
+            "a date in the past, such as today",
         ),
         ({"as_of": "2062-11-22"}, "Found --as_of 2062-11-22, which lies in the future"),
         ({"as_of": "yesterday"}, "--as_of 'yesterday'; expected a date such as 2026-11-22"),
