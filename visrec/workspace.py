@@ -274,7 +274,7 @@ class Workspace:
                 key=fixed[0],
             )
         job = self._job(RecommendJob, {**(keys or {}), "kind": kind, "k": k, "layout": "long"})
-        recommend_job.check(job)
+        recommend_job.check_inputs(job)
         if job.model is None:
             _say_which_model(job)
         data, arrays = prepare_scoring(scoring_inputs(job), job.shards, kind, k)

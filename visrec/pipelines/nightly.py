@@ -293,7 +293,9 @@ class Steps:
                 why_untrained = error.found
                 say(f"{model.store.name} is not trained, because {why_untrained}.")
             else:
-                self._take_rows("validation AUC", "epochs")
+                self.rows["trained model"] = model.store.name
+                rows = self._summary.rows  # another model may serve the night
+                self.rows |= {f"its {name}": rows[name] for name in ("validation AUC", "epochs")}
                 return model
         self._why_untrained = why_untrained
         with self.step("train"):
