@@ -1,6 +1,7 @@
 """`visrec.Workspace`: the jobs from Python."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,3 +169,33 @@ def test_users_may_be_of_any_collection(trained: Path) -> None:
             workspace.recommend(missing)
     with pytest.raises(InputError, match="Found '12'; expected a user"):
         workspace.recommend(12)
+
+
+def test_model_that_answers_and_model_that_serves_are_named_where_they_differ(
+    recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = tmp_path / "shop"
+    shutil.copytree(recommended, shop)
+    workspace = Workspace(str(shop))
+    published = workspace.recommendations()
+    serving = published.manifest.model_id
+    lists = published.to_pandas()
+    user = lists["user_id"][0]
+    capsys.readouterr()
+    workspace.recommend(user, 3)
+    assert capsys.readouterr().out == ""
+    last = workspace.fit("visrank", {"model_id": "last"})["model"]
+    mine = workspace.recommend(user, 3)
+    said = capsys.readouterr().out
+    assert f"These lists are of {last}, which was trained last; the published ones are of " in said
+    assert f"model={serving!r}" in said
+    served = lists[lists["user_id"] == user].head(3).reset_index(drop=True)
+    for model in (serving, str(shop / "models" / serving)):
+        now = workspace.recommend(user, 3, model=model)
+        pd.testing.assert_frame_equal(now, served, check_dtype=False)
+    assert not mine["score"].equals(served["score"])
+    assert capsys.readouterr().out == ""
+    cards = workspace.show(user, 3, model=serving).cards
+    assert [card.item_id for card in cards] == served["item_id"].tolist()
+    with pytest.raises(InputError, match="Found no model at"):
+        workspace.recommend(user, model="nothing")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.keys import check_values, check_yaml, config_keys, flatten, has_value
+from visrec.cli.output import say
 from visrec.cli.parse import keys_of, parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import values_used_by
@@ -35,7 +36,7 @@ from visrec.evaluation.results import METRICS
 from visrec.ids import TEXT, index_in, nearest_id
 from visrec.interactions.log import assign_shards
 from visrec.models import MODELS
-from visrec.models.artifact import load_artifact
+from visrec.models.artifact import MODEL_MANIFEST, load_artifact
 from visrec.models.scorers import Scorer
 from visrec.pipelines import (
     evaluate,
@@ -49,7 +50,13 @@ from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.make_gallery import GalleryJob
 from visrec.pipelines.proposals import DataJob
-from visrec.pipelines.recommend_job import RecommendJob, model_store, run_tables, scoring_inputs
+from visrec.pipelines.recommend_job import (
+    RecommendJob,
+    model_store,
+    recommendations_store,
+    run_tables,
+    scoring_inputs,
+)
 from visrec.pipelines.recommend_summary import QUERY_NOUNS
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
@@ -163,12 +170,14 @@ class Workspace:
         users: Iterable[str | int] | str | int,
         k: int = 20,
         keys: Keys | None = None,
+        model: str | None = None,
     ) -> pd.DataFrame:
         """The k best items for some users, now; nothing is written.
 
-        By default the model that was trained last is used. It may differ from the model whose lists
-        are published (`recommendations()`). The key `model` names another one. The interactions of
-        all users are read, so ask for many users at once.
+        By default they are of the model that was trained last. A night may have rejected it and
+        published the lists of another one (`recommendations()`): a line says so then. `model` names
+        that one, by its id or its directory. The interactions of all users are read, so ask for
+        many users at once.
 
         Returns:
             Columns user_id, rank, item_id, score and because_item_id, best first.
@@ -177,7 +186,7 @@ class Workspace:
             InputError: as `extract`; or a user is in neither the interactions nor the users table.
         """
         queries = [users] if isinstance(users, str) or not isinstance(users, Iterable) else users
-        return self._lists("user_to_item", list(queries), k, keys)
+        return self._lists("user_to_item", list(queries), k, self._with_model(keys, model))
 
     def similar(self, item: str | int, k: int = 20, keys: Keys | None = None) -> pd.DataFrame:
         """The k items that are most similar to one, by the cosine of the model's item vectors.
@@ -205,13 +214,19 @@ class Workspace:
             )
         return PublishedLists(run_store(recommendations, manifest.run_id), manifest)
 
-    def show(self, user: str | int, k: int = 10, keys: Keys | None = None) -> "Gallery":
-        """The k best items for a user as pictures, for a notebook.
+    def show(
+        self,
+        user: str | int,
+        k: int = 10,
+        keys: Keys | None = None,
+        model: str | None = None,
+    ) -> "Gallery":
+        """The k best items for a user as pictures, for a notebook; `model` as in `recommend`.
 
         Raises:
             InputError: as `recommend`.
         """
-        lists = self.recommend([user], k, keys)
+        lists = self.recommend([user], k, keys, model)
         job = self._job(RecommendJob, keys)
         ids = pa.array(lists["item_id"].to_list(), TEXT)
         features = Store.at(job.resolve(job.features, "features"))
@@ -230,6 +245,13 @@ class Workspace:
         shared = {key: value for key, value in self._keys.items() if has_value(key, known)}
         place = ["--workspace", self.path, "--local", "true"]
         return parse_in_workspace(job_type, [*place, *_flags(shared), *own])
+
+    def _with_model(self, keys: Keys | None, model: str | None) -> Keys | None:
+        """The keys with the directory of a model that is given by its id or directory."""
+        if model is None:
+            return keys
+        named = Store.at(self.path) / "models" / model
+        return {**(keys or {}), "model": named.root if named.exists(MODEL_MANIFEST) else model}
 
     def _run(
         self, main: Callable[[Job, Summary], None], job: Job, check: Callable[[Job], None]
@@ -252,7 +274,9 @@ class Workspace:
                 key=fixed[0],
             )
         job = self._job(RecommendJob, {**(keys or {}), "kind": kind, "k": k, "layout": "long"})
-        recommend_job.check(job)
+        recommend_job.check_inputs(job)
+        if job.model is None:
+            _say_which_model(job)
         data, arrays = prepare_scoring(scoring_inputs(job), job.shards, kind, k)
         scorer: Scorer = (
             cosine_scorer(arrays, use_gpu=False)
@@ -357,6 +381,17 @@ def _flatten_defaults(keys: Keys) -> dict[str, Any]:
 
 def _flags(keys: Keys) -> list[str]:
     return [f"--{key}={flag_value(value)}" for key, value in keys.items()]
+
+
+def _say_which_model(job: RecommendJob) -> None:
+    """Says so if the lists are of another model than the published ones."""
+    latest = model_store(job, None).name
+    _, manifest = open_published(recommendations_store(job))
+    if manifest is not None and manifest.model_id != latest:
+        say(
+            f"These lists are of {latest}, which was trained last; the published ones are of "
+            f"{manifest.model_id} (model={manifest.model_id!r} computes with that one)."
+        )
 
 
 def _find_queries(known: Queries, queries: Sequence[str | int], kind: Kind) -> Queries:

@@ -113,7 +113,9 @@ def table(html: str) -> list[list[str]]:
 
 
 def test_table_holds_every_model_and_metric_by_decreasing_auc() -> None:
-    header, *rows = table(render(report()))
+    html = render(report())
+    assert "which does not say what is sold out" in Page(html).text
+    header, *rows = table(html)
     assert header[:4] == ["Model", "AUC", "RR", "Recall@20"]
     assert len(header) == 1 + len(NAMES)
     order = ["curatornet", "visrank-mean", "visrank-max", "random", "oracle"]
@@ -253,7 +255,7 @@ def test_report_without_content_is_still_a_page() -> None:
     text = Page(html).text
     assert "There is no AUC of curatornet" in text
     assert "No figures." in text
-    assert "What users get" not in text
+    assert "Lists of curatornet" not in text
     text = Page(render(report(examples=[user()]))).text
     assert "Nothing is known of this user." in text
     assert "Nothing is left to recommend." in text
@@ -284,8 +286,8 @@ def test_user_has_profile_list_reasons_and_what_was_held_out() -> None:
                     profile=[cards["a"]],
                     profile_size=12,
                     recommended=[
-                        ListEntry(item=cards["b"], rank=1, score=2.5, because=cards["a"]),
-                        ListEntry(item=cards["c"], rank=2, score=1.25, hit=True),
+                        ListEntry(item=cards["b"], rank=1, because=cards["a"]),
+                        ListEntry(item=cards["c"], rank=2, hit=True),
                     ],
                     held_out=[
                         ListEntry(item=cards["c"], rank=2, hit=True),
@@ -304,7 +306,7 @@ def test_user_has_profile_list_reasons_and_what_was_held_out() -> None:
     assert (attributes["data-auc"], attributes["data-gain"]) == ("0.75000", "0.25000")
     assert {"data-found", "data-cold"} <= attributes.keys()
     for text in (
-        *("1 of 2 found in the first 2", "Profile: 1 of 12 items", "#1 · 2.500"),
+        *("1 of 2 found in the first 2", "Profile: 1 of 12 items", "Lists of curatornet"),
         *("because of Title a", "#1,234", "new item", "AUC 0.750, visrank-mean 0.500"),
     ):
         assert text in page.text
@@ -314,11 +316,24 @@ def test_user_has_profile_list_reasons_and_what_was_held_out() -> None:
     ]
 
 
+def test_reason_that_all_entries_share_is_given_once() -> None:
+    a, b, c = (ItemCard(item_id=key, title=f"Title {key}") for key in "abc")
+    one = user(recommended=[ListEntry(item=item, because=a) for item in (b, c)])
+    text = Page(render(report(examples=[one]))).text
+    assert text.count("because of") == text.count("best first, because of Title a") == 1
+    two = user(recommended=[ListEntry(item=c, because=item) for item in (a, b)])
+    text = Page(render(report(examples=[two]))).text
+    assert text.count("because of") == 2
+    assert "best first, because of" not in text
+    none = user(recommended=[ListEntry(item=c)])
+    assert "because of" not in Page(render(report(examples=[none]))).text
+
+
 def test_groups_of_users_are_counted() -> None:
     hit = ListEntry(item=ItemCard(item_id="a"), rank=1, hit=True)
     users = [user("1", recommended=[hit]), user("2", is_cold=True), user("3")]
     text = " ".join(Page(render(report(examples=users))).text.split())
-    assert "All 3 Found 1 Missed 2 Cold 1 Warm 2" in text
+    assert "All 3 In the first 12: 1 Not in the first 12: 2 Cold 1 Warm 2" in text
 
 
 def test_picture_is_embedded_once_however_often_it_is_shown() -> None:

@@ -211,6 +211,33 @@ def test_page_fits_a_phone(chromium: Chromium, page: Path) -> None:
     assert chromium.run(too_wide) == []
 
 
+def test_names_and_links_are_whole_on_a_phone(chromium: Chromium, tmp_path: Path) -> None:
+    """The tiles with a long name of a baseline, and the links of every section."""
+    metrics = {"curatornet": METRICS["curatornet"], "visrank-mean_top_k": METRICS["visrank-mean"]}
+    lists = {model: {"coverage@100": {"mean": 0.5}} for model in metrics}
+    facts = WorkspaceFacts(
+        curves=[TrainingCurve(model="m", val_auc=[0.6], loss=[2], best_epoch=1)],
+        data={"Backbone": "lite"},
+        seconds={"train": {"read": 1.0}},
+    )
+    verdict = judge("curatornet", metrics, {})
+    content = report(
+        metrics=metrics, lists=lists, facts=facts, verdict=verdict, examples=[example(1)]
+    )
+    file = tmp_path / "page.html"
+    file.write_text(render(content))
+    chromium.open(file, 390, 844)
+    tiles = "[...document.querySelectorAll('.tile')].filter(t => t.checkVisibility())"
+    assert chromium.run(f"{tiles}.length") == 4
+    too_wide = f"{tiles}.filter(t => t.scrollWidth > t.clientWidth).map(t => t.textContent)"
+    assert chromium.run(too_wide) == []
+    cut_off = (
+        "[...document.querySelectorAll('.bar nav a')].filter(a => a.getBoundingClientRect().right "
+        "> a.parentNode.getBoundingClientRect().right).map(a => a.textContent)"
+    )
+    assert chromium.run(cut_off) == []
+
+
 def test_pictures_are_whole_and_titles_full(browser: Chromium) -> None:
     styles = browser.run(
         f"{VISIBLE}.flatMap(u => [...u.querySelectorAll('.pic:not(.none)')])"

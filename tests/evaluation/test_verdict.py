@@ -44,7 +44,8 @@ BASELINES = {
         (
             figures(0.6),
             "worse",
-            "m is worse than visrank-mean, a baseline.",
+            "m is worse than visrank-mean (AUC 60.0\xa0% against 70.0\xa0%). A night "
+            "publishes VisRank's lists instead.",
             "visrec train --model.name visrank --model.mode mean",
         ),
         (figures(0.9, 0.01), "mixed", "better than visrank-mean in AUC and worse in Rec", "Decide"),
@@ -64,11 +65,29 @@ def test_figures_decide_the_verdict(
     assert found.rival == "visrank-mean"
 
 
+def test_model_that_the_gates_may_let_through_is_not_said_to_be_replaced() -> None:
+    """Its paired difference excludes 0, but the upper end of its own interval is no lower."""
+    metrics = {"m": figures(0.695), **BASELINES}
+    found = judge("m", metrics, paired(metrics, "m", noise=0.001))
+    assert found.sentence == "m is worse than visrank-mean (AUC 69.5\xa0% against 70.0\xa0%)."
+    assert "holds the lists of this model back" not in " ".join(found.advice)
+    assert "visrec train --model.name visrank --model.mode mean" in found.advice[0]
+
+
+@pytest.mark.parametrize("was_improving", [True, False])
+def test_more_epochs_are_advised_only_after_a_best_last_epoch(was_improving: bool) -> None:
+    for own in (figures(0.6), figures(0.71), figures(0.9, 0.01)):
+        metrics = {"m": own, **BASELINES}
+        found = judge("m", metrics, paired(metrics, "m"), was_improving=was_improving)
+        assert ("train with more epochs" in " ".join(found.advice)) == was_improving
+
+
 def test_model_that_lost_to_popularity_is_told_what_to_try() -> None:
     metrics = {"m": figures(0.6), **BASELINES, "popularity": figures(0.8)}
     found = judge("m", metrics, paired(metrics, "m"))
     text = " ".join(found.advice)
     assert (found.outcome, found.rival) == ("worse", "popularity")
+    assert found.sentence.endswith("A night publishes a baseline's lists instead.")
     assert "`visrec train --model.name popularity`." in text
     assert "visrec evaluate --models m,cooccurrence,multivae" in text
     assert "gates.min_gain" in text

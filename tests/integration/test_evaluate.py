@@ -26,6 +26,7 @@ from visrec.features.table import load_features
 from visrec.interactions.activity import DAY
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.pipelines import ablate
+from visrec.pipelines.evaluation_report import was_improving
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
@@ -362,10 +363,32 @@ def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
     for model in MODELS:
         assert model in page
     for heading in (
-        *("What users get", "By profile size", "What the lists are like", "Visual clusters"),
+        *(
+            "Lists of <bdi>curatornet</bdi>",
+            "By profile size",
+            "What the lists are like",
+            "Visual clusters",
+        ),
         *("Differences between models", "Training", "Data facts", "Timings"),
     ):
         assert heading in page
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"val_auc": 0.7, "epochs": 3, "best_epoch": 3}, True),
+        ({"val_auc": 0.7, "epochs": 3, "best_epoch": 1}, False),
+        ({"val_auc": None, "epochs": 3, "best_epoch": 3}, False),
+        ({"val_auc": 0.7, "epochs": 0}, False),
+    ],
+)
+def test_model_was_improving_if_its_last_validated_epoch_was_the_best(
+    several: Path, tmp_path: Path, metrics: dict[str, float | None], expected: bool
+) -> None:
+    model = Path(copy(several, tmp_path, "models")) / "models/one"
+    (model / "metrics.json").write_text(json.dumps(metrics))
+    assert was_improving(Store.at(str(model))) == expected
 
 
 def test_held_out_item_is_ringed_exactly_if_its_rank_is_in_the_list(evaluated: Path) -> None:
@@ -378,6 +401,7 @@ def test_held_out_item_is_ringed_exactly_if_its_rank_is_in_the_list(evaluated: P
     for user in users:
         listed = [entry.item.item_id for entry in user.recommended]
         assert len(set(listed)) == len(listed) == 12
+        assert all(entry.score is None for entry in user.recommended)  # means nothing to readers
         for entry in user.held_out:
             assert entry.hit == (entry.item.item_id in listed) == (entry.rank <= 12)
             if entry.hit:

@@ -1,5 +1,6 @@
 """The explanation of a user's list: what was published, the profile, what rules kept out."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,12 @@ def test_list_is_explained_without_the_model(shop: Path, tmp_path: Path) -> None
 def test_unknown_user_and_missing_run_are_refused(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no list of the user 'nobody' in the run capped"):
         explained(shop, "nobody")
+    users = {row["user_id"] for row in published_rows(shop / "recommendations")}
+    with pytest.raises(InputError, match="spelled as there, such as '") as caught:
+        explained(shop, "nobody")
+    named = re.findall("'([^']+)'", str(caught.value).partition("such as")[2])
+    assert len(named) == 3
+    assert {*named} <= users
     with pytest.raises(InputError, match="Found no --user"):
         explained(shop, "")
     empty = Path(copy(shop, tmp_path / "empty", "interactions.parquet"))

@@ -71,7 +71,8 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     assert night.not_published is None
     assert night.rows["run through the network"] == night.rows["pictures"] == 150
     # 2026-11-19 was a Thursday, like 1970-01-01, so it is a training day with a period of 7 days.
-    assert night.rows["model"] == "curatornet-2026-11-19"
+    assert night.rows["model"] == night.rows["trained model"] == "curatornet-2026-11-19"
+    assert {"its validation AUC", "its epochs"} <= night.rows.keys()
     evaluation = tmp_path / "evaluation" / "curatornet-2026-11-19"
     metrics = json.loads((evaluation / "metrics.json").read_text())
     manifest = json.loads((lists / f"run={SECOND}" / RUN_MANIFEST).read_text())
@@ -99,7 +100,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     night = run_night(tmp_path, THIRD)
     assert night.rows["run through the network"] == 10
     assert night.rows["model"] == "curatornet-2026-11-19"
-    assert "epochs" not in night.rows
+    assert not {"its epochs", "trained model"} & night.rows.keys()
     changed = night.rows["users"] - night.rows["cold users"] - night.rows["lists carried over"]
     assert 0 < changed <= night.rows["users"] // 20 + 1
     rows = published_rows(lists)
@@ -205,7 +206,8 @@ def test_first_night_on_s3_without_earlier_interactions_serves_visrank(
     [
         (
             {"as_of": TOMORROW},
-            f"Found --as_of {TOMORROW}, which lies in the future: it is 20.* UTC",
+            f"Found --as_of {TOMORROW}, which lies in the future: it is 20.* UTC. Expected "
+            "a date in the past, such as today",
         ),
         ({"as_of": "2062-11-22"}, "Found --as_of 2062-11-22, which lies in the future"),
         ({"as_of": "yesterday"}, "--as_of 'yesterday'; expected a date such as 2026-11-22"),

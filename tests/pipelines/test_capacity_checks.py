@@ -1,6 +1,7 @@
 """Checks of capacity: room for processes, memory and disk, on clusters that exist on paper."""
 
 import dataclasses
+import gzip
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.capacity import WorkloadSize
+from visrec.cli.job import JobConfig
 from visrec.features.extract import ExtractResources
 from visrec.features.table import FEATURES_MANIFEST, Identity, Manifest
 from visrec.pipelines.capacity_checks import (
@@ -20,6 +22,8 @@ from visrec.pipelines.capacity_checks import (
     estimate_workload,
 )
 from visrec.pipelines.doctor import RunResources, requests
+from visrec.pipelines.night_jobs import load_job
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import Finding
 from visrec.storage.store import Store
@@ -114,17 +118,17 @@ def test_memory_of_an_unknown_workload_is_unknown() -> None:
 
 
 def test_workload_is_unknown_in_an_empty_workspace(tmp_path: Path) -> None:
-    assert estimate_workload(Store.at(str(tmp_path)), 0, 0, 0) is None
+    assert estimate_workload(RecommendJob(workspace=str(tmp_path)), 0, 0, 0) is None
 
 
 def test_workload_is_as_given(tmp_path: Path) -> None:
-    assert estimate_workload(Store.at(str(tmp_path)), 10, 7, 0) == WorkloadSize(
+    assert estimate_workload(RecommendJob(workspace=str(tmp_path)), 10, 7, 0) == WorkloadSize(
         users=10, items=7, interactions=200, feature_dim=1280
     )
 
 
 def test_workload_is_estimated_from_the_workspace(tmp_path: Path) -> None:
-    workspace = Store.at(str(tmp_path))
+    workspace, job = Store.at(str(tmp_path)), RecommendJob(workspace=str(tmp_path))
     identity = Identity(
         backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=64
     )
@@ -137,11 +141,25 @@ def test_workload_is_estimated_from_the_workspace(tmp_path: Path) -> None:
         pq.write_table(
             pa.table({"x": range(50)}), tmp_path / f"interactions.parquet/{part}.parquet"
         )
-    assert estimate_workload(workspace, 0, 0, 0) == WorkloadSize(
+    assert estimate_workload(job, 0, 0, 0) == WorkloadSize(
         users=50, items=42, interactions=1000, feature_dim=64
     )
     (tmp_path / "interactions.parquet/0.parquet").write_bytes(b"no Parquet")
-    assert estimate_workload(workspace, 0, 0, 0) is None
+    assert estimate_workload(job, 0, 0, 0) is None
+
+
+@pytest.mark.parametrize("name", ["orders.csv", "orders.csv.gz"])
+def test_workload_is_estimated_from_text_elsewhere(tmp_path: Path, name: str) -> None:
+    """As `visrec.yaml` names it."""
+    text = b"user_id,item_id,timestamp\n" + b"u1,i1,1600000000\n" * 100_000
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/visrec.yaml").write_text(f"interactions: {{path: {path}}}")
+    job = load_job(RecommendJob, None, JobConfig(workspace=str(tmp_path / "shop")))
+    found = estimate_workload(job, 0, 7, 0)
+    assert found is not None
+    assert found.interactions == pytest.approx(100_000, rel=0.01)
 
 
 def test_disk_of_a_workspace_that_does_not_exist_yet_is_that_of_its_parent(tmp_path: Path) -> None:

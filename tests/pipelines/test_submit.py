@@ -159,3 +159,14 @@ def test_password_of_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match="Found RAY_ADDRESS") as caught:
         submit(["nightly"])
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_address_that_is_not_set_is_named_as_such(
+    monkeypatch: pytest.MonkeyPatch, is_empty: bool
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if is_empty:
+        monkeypatch.setenv("RAY_ADDRESS", "")
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS is not set; expected the address of a"):
+        submit(["nightly"])

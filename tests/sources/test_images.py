@@ -500,6 +500,13 @@ def test_no_pictures_are_bad_input(store: Store, name: str) -> None:
     assert "--images" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["photos.zip", "Photos.TAR.gz"])
+def test_archive_is_named_as_one(store: Store, name: str) -> None:
+    store.write(name, b"PK")
+    with pytest.raises(InputError, match=r"Found the archive .*; expected a directory .* Unpack"):
+        list(list_pictures(store.uri(name)))
+
+
 def test_parquet_with_neither_bytes_nor_uris_is_refused(store: Store) -> None:
     write_parquet(store, "x.parquet", pa.table({"item_id": ["a"], "size": [1]}), row_group_size=1)
     with pytest.raises(InputError, match="neither an image nor a uri column; found item_id, size"):

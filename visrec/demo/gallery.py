@@ -3,7 +3,7 @@
 Every work has a *style*, a unit vector of three properties that a visitor can see: how warm the
 palette is, how broad the brush is, which way the strokes run. Each artist has a style, and each
 work deviates a little from the style of its artist. Purchases are drawn from a softmax of what was
-planted, so the best possible ranking (the *oracle*) is known. The light, the surface and the mat
+planted, so the ranking by true taste (the *oracle*) is known. The light, the surface and the mat
 vary freely and say nothing about taste, nor does the subject of the demo's pictures, yet a
 pretrained network notices them first: plain similarity finds another portrait in an oval, and a
 trained model has to find the same artist.

@@ -12,14 +12,13 @@ import numpy.typing as npt
 from visrec.evaluation.baselines import EvaluatedModel
 from visrec.evaluation.data import EvaluationData
 from visrec.evaluation.ranking import ranker
-from visrec.evaluation.report_content import ItemCard, ListEntry, UserExample
+from visrec.evaluation.report_content import LIST_LENGTH, ItemCard, ListEntry, UserExample
 from visrec.models import MODELS
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import TargetRanks
 from visrec.retrieval.similar import nearest_profile_items
 from visrec.retrieval.topk import TopKResult
 
-_LIST_LENGTH = 12  # pictures in two rows on a wide screen
 _PROFILE_LENGTH = 9  # items of a profile
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -45,7 +44,7 @@ def find_examples(
     held_out = data.held_out.take(chosen)
     model = data.evaluated_models[0]
     user_E = data.user_rows[model.label][chosen]
-    of_model = ranker(model, data, _LIST_LENGTH)
+    of_model = ranker(model, data, LIST_LENGTH)
     by_moment = [(group.lists(), group.ranks()) for group in of_model.groups(chosen)]
     best = TopKResult.concatenate([lists for lists, _ in by_moment])
     ranks = TargetRanks.concatenate([ranks for _, ranks in by_moment])
@@ -103,17 +102,16 @@ def _recommended(
     data: EvaluationData, best: TopKResult, reason_EK: Ints, e: int, targets: Ints
 ) -> list[ListEntry]:
     """A user's list, best first."""
-    entries = zip(best.row_BK[e], best.score_BK[e], reason_EK[e], strict=True)
+    entries = zip(best.row_BK[e], reason_EK[e], strict=True)
     return [
         ListEntry(
             item=_card(data, row),
             rank=k,
-            score=float(score),
             because=_card(data, reason) if reason >= 0 else None,
             hit=bool(row in targets),
             badges=_badges(data, row),
         )
-        for k, (row, score, reason) in enumerate(entries, 1)
+        for k, (row, reason) in enumerate(entries, 1)
         if row >= 0
     ]
 

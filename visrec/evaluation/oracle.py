@@ -1,4 +1,7 @@
-"""The oracle: scores with the planted truth of generated data, which no model should beat.
+"""The oracle: scores with the planted truth of generated data.
+
+The truth is the taste of users. It does not say what is sold out, so a model that learns from
+recent sales may be better in the first ranks.
 
 The truth is two tables: `items.parquet` with `item_id` and `vector`, `users.parquet` with `user_id`
 and `vector`. A user takes an item with log-odds of the dot product of their vectors. Where interest

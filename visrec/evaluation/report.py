@@ -12,6 +12,7 @@ from visrec.evaluation.charts import plot_auc, plot_curve, plot_sweep
 from visrec.evaluation.page import format_moment, render_page
 from visrec.evaluation.report_changes import css_class, evaluation_changes, publication_changes
 from visrec.evaluation.report_content import (
+    LIST_LENGTH,
     HeldBackRun,
     ItemCard,
     Publication,
@@ -160,8 +161,8 @@ def _kinds(users: Sequence[UserExample]) -> list[tuple[str, str, int]]:
     found, cold = sum(user.found > 0 for user in users), sum(user.is_cold for user in users)
     return [
         ("all", "All", len(users)),
-        ("found", "Found", found),
-        ("missed", "Missed", len(users) - found),
+        ("found", f"In the first {LIST_LENGTH}:", found),
+        ("missed", f"Not in the first {LIST_LENGTH}:", len(users) - found),
         ("cold", "Cold", cold),
         ("warm", "Warm", len(users) - cold),
     ]

@@ -9,6 +9,8 @@ from visrec.evaluation.verdict import Verdict
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import RunManifest
 
+LIST_LENGTH = 12  # of an example: pictures in two rows on a wide screen
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemCard:
@@ -37,7 +39,7 @@ class ListEntry:
     Attributes:
         item: the item.
         rank: its rank, 1 for the best item.
-        score: the score that the model gave it.
+        score: the score that the model gave it, on the page of an explanation.
         because: the profile item that explains it.
         hit: in a list, whether the user took the item next; among the items that the user took
             next, whether the list has it.
@@ -84,6 +86,12 @@ class UserExample:
             yield entry.item
             if entry.because:
                 yield entry.because
+
+    @property
+    def only_reason(self) -> ItemCard | None:
+        """The item that explains the whole list; None if there are several, or none."""
+        reasons = [entry.because for entry in self.recommended]
+        return reasons[0] if len({r.item_id if r else None for r in reasons}) == 1 else None
 
     @property
     def found(self) -> int:

@@ -17,6 +17,7 @@ from visrec.evaluation.table import (
     ORACLE,
     RANDOM,
     RIVALS,
+    VISRANK,
     finite_value,
     format_difference,
     format_interval,
@@ -58,6 +59,7 @@ def judge(
     *,
     kind: str | None = None,
     locations: Mapping[str, str] = MappingProxyType({}),
+    was_improving: bool = False,
 ) -> Verdict:
     """The verdict on one model.
 
@@ -67,6 +69,7 @@ def judge(
         paired: differences `"a - b"`, of which those that begin with the model are used.
         kind: the kind of model that it is; by default its label, as in a table of one model.
         locations: the directories of trained models, by label.
+        was_improving: whether its last epoch was its best one.
     """
     auc = metrics.get(model, {}).get("auc")
     mean = finite_value(auc)
@@ -87,7 +90,7 @@ def judge(
             sentence=f"{model} {_ranks(mean)}; there is no baseline to compare it with.",
             details=_caveats(auc),
         )
-    return _compare(model, kind, rival, metrics, paired, locations)
+    return _compare(model, kind, rival, metrics, paired, locations, _tune(kind, was_improving))
 
 
 def best_rival(kind: str, metrics: Metrics) -> str | None:
@@ -112,6 +115,7 @@ def _compare(
     metrics: Metrics,
     paired: Metrics,
     locations: Mapping[str, str],
+    tune: str,
 ) -> Verdict:
     mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
     difference = paired.get(f"{model} - {rival}", {})
@@ -126,26 +130,43 @@ def _compare(
     if loses_top and by_auc > 0:
         than = "" if rival in loses_top else f" than {loses_top[0]}"
         sentence = f"{model} is better than {rival} in AUC and worse{than} in {metric_label(TOP)}."
-        return _mixed(kind, rival, sentence, [both, *caveats])
+        return _mixed(tune, rival, sentence, [both, *caveats])
     if by_auc < 0 < by_top:
         sentence = f"{model} is better than {rival} in {metric_label(TOP)} and worse in AUC."
-        return _mixed(kind, rival, sentence, [both, *caveats])
+        return _mixed(tune, rival, sentence, [both, *caveats])
     if by_auc < 0:
-        return Verdict(
-            outcome="worse",
-            sentence=f"{model} is worse than {rival}, a baseline.",
-            details=[both, *caveats],
-            advice=(*_instead(rival, model), _tune(kind)),
-            rival=rival,
-        )
+        return _worse(model, rival, metrics, [both, *caveats], tune)
     if by_auc > 0:
         return _better(model, rival, metrics, paired, [both, *caveats], locations)
     details = [f"{both} {_may_be_chance(difference.get('auc'))}", *caveats]
-    return _undecided(model, kind, rival, loses_top, details)
+    return _undecided(model, rival, loses_top, details, tune)
+
+
+def _worse(model: str, rival: str, metrics: Metrics, details: Sequence[str], tune: str) -> Verdict:
+    """The verdict on a model with a lower AUC than the best baseline.
+
+    The gates are wider than the paired test: they compare the upper end of the model's own interval
+    with the baseline.
+    """
+    own, other = metrics[model]["auc"], finite_value(metrics[rival]["auc"]) or 0.0
+    mean, high = (finite_value(own, name) or 0.0 for name in ("mean", "high"))
+    figures = f"AUC {format_percent(mean)} against {format_percent(other)}"
+    sentence = f"{model} is worse than {rival} ({figures})."
+    held_back = high < other
+    if held_back:
+        whose = "VisRank's" if UNTRAINED[rival] == VISRANK else "a baseline's"
+        sentence += f" A night publishes {whose} lists instead."
+    return Verdict(
+        outcome="worse",
+        sentence=sentence,
+        details=details,
+        advice=(*_instead(rival, model, held_back=held_back), tune),
+        rival=rival,
+    )
 
 
 def _undecided(
-    model: str, kind: str, rival: str, loses_top: Sequence[str], details: Sequence[str]
+    model: str, rival: str, loses_top: Sequence[str], details: Sequence[str], tune: str
 ) -> Verdict:
     """The verdict on a model whose AUC may be that of the best baseline."""
     if loses_top:
@@ -155,7 +176,7 @@ def _undecided(
             sentence=f"{model} is no better than {rival} in AUC, and worse than {loses_top[0]} in "
             f"{top}.",
             details=details,
-            advice=(*_instead(loses_top[0], model, held_back=False), _tune(kind)),
+            advice=(*_instead(loses_top[0], model, held_back=False), tune),
             rival=rival,
         )
     return Verdict(
@@ -165,13 +186,13 @@ def _undecided(
         advice=(
             f"Publishing is safe: as far as this evaluation can tell, the lists are no worse than "
             f"those of {rival}.",
-            f"To find out, evaluate again with more test users. {_tune(kind)}",
+            f"To find out, evaluate again with more test users. {tune}",
         ),
         rival=rival,
     )
 
 
-def _mixed(kind: str, rival: str, sentence: str, details: Sequence[str]) -> Verdict:
+def _mixed(tune: str, rival: str, sentence: str, details: Sequence[str]) -> Verdict:
     return Verdict(
         outcome="mixed",
         sentence=sentence,
@@ -179,7 +200,7 @@ def _mixed(kind: str, rival: str, sentence: str, details: Sequence[str]) -> Verd
         advice=(
             f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, AUC "
             "the whole list.",
-            _tune(kind),
+            tune,
         ),
         rival=rival,
     )
@@ -238,7 +259,7 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
     )
 
 
-def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ...]:
+def _instead(rival: str, model: str, *, held_back: bool) -> tuple[str, ...]:
     """What to publish while the baseline wins; by AUC, a gate holds the model back."""
     gate = (
         "`visrec recommend` holds the lists of this model back (gates.min_gain), and `visrec "
@@ -257,10 +278,11 @@ def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ..
     return (publish,)
 
 
-def _tune(kind: str) -> str:
+def _tune(kind: str, was_improving: bool) -> str:
     if kind in (*RIVALS, RANDOM):
         return "Train a model that learns: `visrec train`."
-    return "Search for better settings with `visrec tune`, or train with more epochs."
+    more = ", or train with more epochs" if was_improving else ""
+    return f"Search for better settings with `visrec tune`{more}."
 
 
 def _caveats(auc: Figure) -> list[str]:

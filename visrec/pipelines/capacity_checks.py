@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from visrec.capacity import WorkloadSize, processes_that_fit
 from visrec.cli.resources import MAX_SCORING_WORKERS
 from visrec.errors import VisrecError
 from visrec.features.table import read_manifest
+from visrec.pipelines.job_tables import find_interactions
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import Finding
 from visrec.storage.store import Store
-from visrec.storage.table_files import find_table_files
-from visrec.storage.workspace_tables import find_workspace_table
+from visrec.storage.table_files import codec_of, find_table_files
 
-_FOOTERS = 8  # read to estimate the rows of a table of many files
+_FILES = 8  # files read to estimate the rows of a table of many files
+_START_BYTES = 1 << 20  # of a text file
 _INTERACTIONS_PER_USER = 20  # where only one of the two numbers is known, as in docs/scaling.md
 _DEFAULT_DIM = 1280  # of the features of EfficientNet-Lite0
 _MIN_FREE_BYTES = 1_000_000_000  # on the disk of a workspace of unknown size
@@ -73,45 +76,55 @@ def check_room(
 
 
 def estimate_workload(
-    workspace: Store, users: int, items: int, feature_dim: int
+    job: RecommendJob, users: int, items: int, feature_dim: int
 ) -> WorkloadSize | None:
     """How much data a run has; None if that is unknown.
 
     Args:
-        workspace: where numbers that are not given are read or estimated from.
+        job: where numbers that are not given are read or estimated from.
         users: number of users, or 0.
         items: number of items, or 0.
         feature_dim: D of the features, or 0.
     """
     if not items or not feature_dim:
         try:
-            manifest = read_manifest(workspace / "features")
+            manifest = read_manifest(Store.at(job.resolve(job.features, "features")))
             items, feature_dim = items or manifest.rows, feature_dim or manifest.identity.dim
         except VisrecError:
             feature_dim = feature_dim or _DEFAULT_DIM
     interactions = users * _INTERACTIONS_PER_USER
-    interactions = interactions or _estimate_rows(workspace)
+    interactions = interactions or _estimate_rows(job)
     if not items or not interactions:
         return None
     users = users or -(-interactions // _INTERACTIONS_PER_USER)
     return WorkloadSize(users, items, interactions, feature_dim)
 
 
-def _estimate_rows(workspace: Store) -> int:
-    """Rows of the interactions, estimated from a few of their Parquet files; 0 if unknown."""
+def _estimate_rows(job: RecommendJob) -> int:
+    """Rows of the interactions, estimated from a few of their files; 0 if unknown."""
     try:
-        uri = find_workspace_table(workspace, "interactions", "interactions.path")
+        uri = find_interactions(job, job.interactions)
         if uri is None:
             return 0
         store, names = find_table_files(uri, "interactions.path")
-        sample = [name for name in names if name.endswith(".parquet")][:_FOOTERS]
-        rows = 0
-        for name in sample:
-            with store.open_input(name) as file:
-                rows += pq.ParquetFile(file).metadata.num_rows
+        sample = names[:_FILES]
+        rows = sum(_rows_of_file(store, name) for name in sample)
     except (VisrecError, ValueError):  # ValueError: pyarrow's error for a file that is not Parquet
         return 0
     return rows * len(names) // len(sample) if sample else 0
+
+
+def _rows_of_file(store: Store, name: str) -> int:
+    """Rows of a table file: from the footer of Parquet, of text from the lines of its start."""
+    if name.lower().endswith(".parquet"):
+        with store.open_input(name) as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+    if codec_of(name) not in (None, "gzip"):
+        return 0
+    start = store.read_start(name, _START_BYTES)
+    lines = zlib.decompressobj(31).decompress(start) if codec_of(name) else start  # 31: of gzip
+    size = next(info.size for info in store.list(name, follow_links=True) if info.name == name)
+    return lines.count(b"\n") * size // max(len(start), 1)
 
 
 def check_memory(

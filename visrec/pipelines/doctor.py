@@ -48,8 +48,8 @@ class DoctorJob(JobConfig):
     """Whether a run is possible here.
 
     Attributes:
-        users: number of users of the run; by default estimated from interactions.* (Parquet) in the
-            workspace, at 20 interactions a user.
+        users: number of users of the run; by default estimated from the interactions, at 20 a
+            user.
         items: number of items of the run; by default that of the workspace's features.
         feature_dim: D of the features; by default that of the workspace's features, or 1280.
         extract_config: YAML with keys of `visrec extract`, whose resources the run will
@@ -136,7 +136,8 @@ def examine_cluster(config: DoctorJob, workspace: Store, scratch: Store | None) 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     nodes, silent = ask_nodes(alive, scratch, config.answer_within_s)
     resources = [node["Resources"] for node in alive]
-    workload = estimate_workload(workspace, config.users, config.items, config.feature_dim)
+    job = load_job(RecommendJob, config.recommend_config, config)
+    workload = estimate_workload(job, config.users, config.items, config.feature_dim)
     run = load_resources(config)
     return [
         check_answers(nodes, silent, config.answer_within_s),

@@ -85,6 +85,7 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
         results.paired,
         kind=read_model_name(models[label]),
         locations={name: model.root for name, model in models.items()},
+        was_improving=was_improving(models[label]),
     )
     hash_key = digest if inputs.hash_users else None
     examples = submit(find_examples, evaluated.data, inputs.examples, verdict.rival, hash_key)
@@ -116,6 +117,13 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
         ),
         record,
     )
+
+
+def was_improving(model: Store) -> bool:
+    """Whether the last epoch had the best validation AUC, so that more epochs may help."""
+    metrics = read_training_record(model)[1]
+    is_validated = metrics.get("val_auc") is not None
+    return is_validated and metrics.get("best_epoch") == metrics.get("epochs")
 
 
 def _identity(inputs: ReportInputs, evaluated: Evaluated) -> tuple[str, str]:

@@ -5,8 +5,8 @@ visrec init shop --interactions.path orders.csv --images photos
 visrec init s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
 
 The command looks at the tables and at the names of the pictures, proposes the names of columns and
-the pattern of several pictures an item, and gives a reason for each proposal. Keys that are given
-are kept. It needs no Ray, and changes nothing else.
+the pattern of several pictures an item, and notes what each proposal is based on. Keys that are
+given are kept. It needs no Ray, and changes nothing else.
 """
 
 from collections.abc import Iterator, Mapping

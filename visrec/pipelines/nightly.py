@@ -117,7 +117,7 @@ class NightlyJob(NightKeys, JobConfig):
         if self.as_of is None:  # once, so that a night which runs past midnight stays this one
             object.__setattr__(self, "as_of", datetime.now(UTC).date().isoformat())
         midnight = datetime.combine(self.night_date(), time(), UTC)
-        require_past(midnight.timestamp(), "as_of", self.as_of)
+        require_past(midnight.timestamp(), "as_of", self.as_of, "a date")
         super().__post_init__()
         # With fewer than two nights there would be none to roll back to.
         check_fields(self, "", train_every="[0, 36525]", keep="[2, 2147483647]")
@@ -298,7 +298,9 @@ class Steps:
                 why_untrained = error.found
                 say(f"{model.store.name} is not trained, because {why_untrained}.")
             else:
-                self._take_rows("validation AUC", "epochs")
+                self.rows["trained model"] = model.store.name
+                rows = self._summary.rows  # another model may serve the night
+                self.rows |= {f"its {name}": rows[name] for name in ("validation AUC", "epochs")}
                 return model
         self._why_untrained = why_untrained
         with self.step("train"):

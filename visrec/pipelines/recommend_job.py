@@ -113,11 +113,16 @@ class RecommendJob(JobConfig):
 
 
 def check(config: RecommendJob) -> None:
+    check_inputs(config)
+    announce_run_tables(config)
+
+
+def check_inputs(config: RecommendJob) -> None:
+    """Checks the features, the tables and the model, and prints nothing."""
     item_features = item_features_of(config, config.model)
     require_features(item_features, config, config.features, config.text_features)
     check_tables(config)
     require_model(model_store(config, config.model))
-    announce_run_tables(config)
 
 
 def announce_run_tables(config: RecommendJob) -> None:

@@ -73,9 +73,11 @@ def _connect() -> JobSubmissionClient:
     """A client of the cluster that RAY_ADDRESS names."""
     address = os.environ.get("RAY_ADDRESS", "")
     if not address.startswith(("http://", "https://")):
+        named = f"Found RAY_ADDRESS {mask_secrets(address)!r}"
+        found = named if address else "RAY_ADDRESS is not set"
         raise InputError(
-            f"Found RAY_ADDRESS {mask_secrets(address)!r}; expected the address of a cluster's "
-            "dashboard, such as http://127.0.0.1:8265 (`ray dashboard cluster.yaml` forwards it)."
+            f"{found}; expected the address of a cluster's dashboard, such as "
+            "http://127.0.0.1:8265 (`ray dashboard cluster.yaml` forwards it)."
         )
     try:
         return JobSubmissionClient(address)

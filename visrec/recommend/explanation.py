@@ -130,16 +130,19 @@ def read_list(
 
 
 def unknown_user(recommendations: Store, manifest: RunManifest, user_id: str) -> InputError:
-    """The error for a user without a list, with the user who was probably meant."""
+    """The error for a user without a list, with the user who was probably meant, or some."""
     run = PublishedRun.of(recommendations, manifest)
     ids: list[pa.Array] = []
     for name in run.parts:
         with run.run.open_input(name) as file:
             ids += pq.read_table(file, columns=["user_id"])["user_id"].cast(TEXT).chunks
+    users = pa.chunked_array(ids, TEXT)
+    some = ", ".join(map(repr, users[:3].to_pylist()))
+    examples = f", such as {some}." if some else "."
+    meant = nearest_id(user_id, users) or examples
     return InputError(
         f"Found no list of the user {user_id!r} in the run {manifest.run_id}; expected a user of "
-        "the interactions or of the users table, spelled as there"
-        f"{nearest_id(user_id, pa.chunked_array(ids, TEXT)) or '.'} Change --user.",
+        f"the interactions or of the users table, spelled as there{meant} Change --user.",
         key="user",
     )
 

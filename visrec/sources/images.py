@@ -31,6 +31,7 @@ from visrec.storage.table_files import find_table_files, table_errors
 from visrec.storage.tables import open_parquet
 
 _PAGE_ROWS = 10_000
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _PICTURES_AT_ONCE = 64  # of Parquet; one row group may be the whole table
 _MAX_READERS = 4  # of row groups that a thread has begun, each with so many pictures
 
@@ -133,6 +134,13 @@ def list_pictures(
         rows += page.num_rows
         yield page
     if not rows:
+        if uri.lower().endswith(_ARCHIVES):
+            raise InputError(
+                f"Found the archive {uri}; expected a directory of pictures. Unpack it, and name "
+                "the directory with --images.",
+                path=uri,
+                key="images",
+            )
         others = f", only {skipped}" if str(skipped) else ""
         raise InputError(
             f"Found no picture at {uri}{others}; expected files named <item_id>.jpg (.png, .webp, "

@@ -155,7 +155,9 @@ def utc_seconds(value: str, key: str) -> int:
     return int(aware.timestamp())
 
 
-def require_past(cutoff_timestamp: float, key: str, value: str | None) -> None:
+def require_past(
+    cutoff_timestamp: float, key: str, value: str | None, expected: str = "a date or time"
+) -> None:
     """Refuses a cutoff in the future.
 
     Interactions before such a cutoff may still come, and if its run were published, no night until
@@ -165,6 +167,7 @@ def require_past(cutoff_timestamp: float, key: str, value: str | None) -> None:
         cutoff_timestamp: in seconds since 1970.
         key: the configuration key, without dashes.
         value: the configured value, for the message.
+        expected: what the key takes, for the message.
 
     Raises:
         InputError: the cutoff is in the future.
@@ -173,7 +176,7 @@ def require_past(cutoff_timestamp: float, key: str, value: str | None) -> None:
     if cutoff_timestamp > now.timestamp():
         raise InputError(
             f"Found --{key} {value}, which lies in the future: it is {now:%Y-%m-%d %H:%M} UTC. "
-            "Expected a date or time in the past, such as today's date in UTC.",
+            f"Expected {expected} in the past, such as today's date in UTC.",
             key=key,
         )
 
