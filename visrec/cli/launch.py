@@ -68,15 +68,14 @@ def launch(
 
     Args:
         main: the job.
-        job_type: its configuration; every field is a flag. The first argument, if it is no flag, is
-            the workspace.
+        job_type: its configuration; every field is a flag.
         check: checks the job's inputs before Ray starts and before anything is written.
         after: reports how the job ended; not called if the configuration is not valid.
         needs_ray: when Ray is started before `main`: always, for every job but a local one (`on a
             cluster`), or never. A local job starts it itself if it has work for several processes.
         only_reads: the job succeeds even if its summary cannot be written.
     """
-    arguments = _with_workspace_flag(sys.argv[1:])
+    arguments = sys.argv[1:]
     summary = Summary(main.__module__.rpartition(".")[2])
     debug = _is_set("debug", arguments)
     _prepare_process(summary.job, arguments)
@@ -108,12 +107,6 @@ def launch(
         end = JobEnd(summary.job, code, message, is_busy, seconds=time.perf_counter() - start)
         _report_end(after, config, end)
     sys.exit(code)
-
-
-def _with_workspace_flag(arguments: Sequence[str]) -> list[str]:
-    """The arguments, in which `visrec check shop` names the workspace without its flag."""
-    is_workspace = bool(arguments) and not arguments[0].startswith("-")
-    return ["--workspace", *arguments] if is_workspace else [*arguments]
 
 
 def _prepare_process(job: str, arguments: Sequence[str]) -> None:

@@ -171,9 +171,11 @@ def _parser(job_type: type[JobConfig], model: str | None, keys: KeyTypes) -> Arg
 
 
 def _normalize(arguments: Sequence[str], job_type: type[JobConfig]) -> list[str]:
-    """The arguments with `true` after a bare switch such as --local, --as-of as --as_of, and a
-    flag for each key of a group."""
+    """The arguments with `true` after a bare switch such as --local, --as-of as --as_of, a flag for
+    each key of a group, and the flag of the workspace before a first word that is no flag."""
     keys = config_keys(job_type)
+    if arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
+        arguments = ["--workspace", *arguments]  # and not `epochs=3`, a flag without its dashes
     arguments = list(expand_groups([_underscore(argument) for argument in arguments], keys))
     switches = {f"--{key}" for key, kind in keys.items() if kind is bool}
     normalized = []
