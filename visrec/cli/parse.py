@@ -174,8 +174,8 @@ def _normalize(arguments: Sequence[str], job_type: type[JobConfig]) -> list[str]
     """The arguments with `true` after a bare switch such as --local, --as-of as --as_of, a flag for
     each key of a group, and the flag of the workspace before a first word that is no flag."""
     keys = config_keys(job_type)
-    if arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
-        arguments = ["--workspace", *arguments]  # and not `epochs=3`, a flag without its dashes
+    if arguments and _may_be_workspace(arguments[0]):
+        arguments = ["--workspace", *arguments]
     arguments = list(expand_groups([_underscore(argument) for argument in arguments], keys))
     switches = {f"--{key}" for key, kind in keys.items() if kind is bool}
     normalized = []
@@ -183,6 +183,12 @@ def _normalize(arguments: Sequence[str], job_type: type[JobConfig]) -> list[str]
         is_bare = argument in switches and following.startswith("-")
         normalized += [argument, "true"] if is_bare else [argument]
     return normalized
+
+
+def _may_be_workspace(word: str) -> bool:
+    """Not a flag, with or without its dashes (`epochs=3`), nor the URL of something else."""
+    is_other_url = "://" in word and not word.lower().startswith(("s3", "file:"))
+    return not (word.startswith("-") or "=" in word or is_other_url)
 
 
 def _underscore(argument: str) -> str:
