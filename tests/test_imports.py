@@ -198,3 +198,16 @@ def test_import_runs_nothing(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_torch_wait_without_a_loop_unless_the_user_wants_it(
+    given: str | None, expected: str
+) -> None:
+    code = "import os, sys, visrec; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {"PYTHONPATH": str(CHECKOUT), **({} if given is None else {"OMP_WAIT_POLICY": given})}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", expected]
