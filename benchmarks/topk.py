@@ -285,6 +285,8 @@ def prepare_environment(args: Namespace) -> None:
     for name in [name for name in os.environ if name.startswith("OPENBLAS_")]:
         del os.environ[name]
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    # libgomp's default, for the peers: visrec lets threads that are loaded after it wait asleep.
+    os.environ["GOMP_SPINCOUNT"] = "300000"
     if args.isa != "native":
         os.environ[ISA_VARIABLE] = args.isa
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])

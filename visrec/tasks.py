@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 # A reference to a result in Ray's object store, or without Ray the result itself.
 Ref: TypeAlias = Any
 
@@ -71,6 +72,12 @@ def share(value: Ref) -> Ref:
 def map_calls(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """The results of a function for several lists of arguments, in as many tasks."""
     return list(get([submit(function, *arguments) for arguments in calls]))
+
+
+def split_among_tasks(items: Sequence[Item], most: int | None = None) -> list[Sequence[Item]]:
+    """The items in as many shares as there are CPUs, or as `most` says, and none of them empty."""
+    tasks = min(len(items), most or cluster_cpus())
+    return [items[task::tasks] for task in range(tasks)]
 
 
 class LocalActor:

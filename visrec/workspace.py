@@ -61,7 +61,7 @@ from visrec.pipelines.recommend_summary import QUERY_NOUNS
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
 from visrec.publication.manifest import RunManifest
-from visrec.publication.pointer import open_published
+from visrec.publication.pointer import open_published, read_published
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.inputs import prepare_scoring
 from visrec.recommend.lists import ShardRecommender
@@ -69,7 +69,7 @@ from visrec.recommend.queries import Queries, read_all_queries
 from visrec.retrieval.similar import Kind, cosine_scorer
 from visrec.storage.locations import normalize_location
 from visrec.storage.store import Store
-from visrec.yaml_text import flag_value
+from visrec.yaml_text import as_flag
 
 Keys = Mapping[str, Any]  # values as YAML has them
 _JOBS = (ExtractJob, TrainJob, EvaluateJob, RecommendJob, DataJob)
@@ -380,13 +380,13 @@ def _flatten_defaults(keys: Keys) -> dict[str, Any]:
 
 
 def _flags(keys: Keys) -> list[str]:
-    return [f"--{key}={flag_value(value)}" for key, value in keys.items()]
+    return [as_flag(key, value) for key, value in keys.items()]
 
 
 def _say_which_model(job: RecommendJob) -> None:
     """Says so if the lists are of another model than the published ones."""
     latest = model_store(job, None).name
-    _, manifest = open_published(recommendations_store(job))
+    _, manifest = read_published(recommendations_store(job))
     if manifest is not None and manifest.model_id != latest:
         say(
             f"These lists are of {latest}, which was trained last; the published ones are of "

@@ -86,7 +86,7 @@ def flow_yaml(value: Any) -> str:
     return text.strip().removeprefix("[").removesuffix("]")
 
 
-def flag_value(value: Any) -> str:
-    """A value of any type as the command line takes it."""
+def as_flag(key: str, value: Any) -> str:
+    """A dotted key with a value of any type as one argument of the command line."""
     is_yaml = value is None or isinstance(value, bool | dict | list | tuple)
-    return flow_yaml(value) if is_yaml else str(value)
+    return f"--{key}={flow_yaml(value) if is_yaml else value}"

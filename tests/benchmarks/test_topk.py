@@ -20,7 +20,7 @@ def test_it_tells_rates_ratios_and_that_the_lists_are_exact(
     small = ["--users", "70", "--items", "500", "--dimensions", "8", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["topk", *small, "--k", "10", "--threads", "1", "--json"])
     monkeypatch.setattr(topk, "PEERS", {"faiss": topk.by_faiss})  # each takes a process
-    for name in ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "OMP_PROC_BIND"):
+    for name in ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "OMP_PROC_BIND", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "Nehalem")  # is restored after the test
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
     topk.main()

@@ -14,7 +14,7 @@ import yaml
 
 from visrec.errors import InputError, did_you_mean
 from visrec.storage.s3_settings import mask_secrets
-from visrec.yaml_text import flag_value, load_yaml
+from visrec.yaml_text import as_flag, load_yaml
 
 KeyTypes = Mapping[str, object]  # every key of a job, and the annotation of its value
 Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
@@ -108,7 +108,7 @@ def expand_groups(arguments: Sequence[str], keys: KeyTypes) -> Iterator[str]:
             )
         content = parse_yaml(value.encode(), flag)
         for name, given in flatten(content, keys, f"{key}."):
-            yield f"--{name}={flag_value(given)}"
+            yield as_flag(name, given)
 
 
 def parse_yaml(data: bytes, path: str) -> Yaml:

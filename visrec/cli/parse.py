@@ -34,7 +34,7 @@ from visrec.errors import InputError, did_you_mean, extended_errors
 from visrec.models import MODELS
 from visrec.models.base import TrainOverrides
 from visrec.training.fit import default_train_config
-from visrec.yaml_text import dump_yaml, flag_value
+from visrec.yaml_text import as_flag, dump_yaml
 
 _HELP = {"--help", "-h"}  # needs no workspace, which may be out of reach
 
@@ -220,7 +220,7 @@ def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: KeyTypes) -
         whole = {key: value for key, value in values.items() if key in keys}
         merged += [f"--config={dump_yaml(whole)}"] if whole else []
         merged += [
-            f"--{key}={flag_value(value)}"
+            as_flag(key, value)
             for key, value in values.items()
             if key not in keys and has_value(key, keys)
         ]

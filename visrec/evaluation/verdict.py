@@ -90,7 +90,8 @@ def judge(
             sentence=f"{model} {_ranks(mean)}; there is no baseline to compare it with.",
             details=_caveats(auc),
         )
-    return _compare(model, kind, rival, metrics, paired, locations, _tune(kind, was_improving))
+    tune = _tune(kind, was_improving)
+    return _Comparison(model, kind, rival, metrics, paired, locations, tune).verdict()
 
 
 def best_rival(kind: str, metrics: Metrics) -> str | None:
@@ -108,141 +109,155 @@ def _rivals(kind: str, metrics: Metrics) -> list[str]:
     return [label for label in metrics if UNTRAINED.get(label) in {*RIVALS} - {kind}]
 
 
-def _compare(
-    model: str,
-    kind: str,
-    rival: str,
-    metrics: Metrics,
-    paired: Metrics,
-    locations: Mapping[str, str],
-    tune: str,
-) -> Verdict:
-    mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
-    difference = paired.get(f"{model} - {rival}", {})
-    by_auc, by_top = (_sign(difference.get(name)) for name in ("auc", TOP))
-    both = f"It {_ranks(mean)}, and {rival} above {format_percent(rival_mean)}."
-    caveats = _caveats(metrics[model]["auc"])
-    loses_top = [
-        label
-        for label in _rivals(kind, metrics)
-        if _sign(paired.get(f"{model} - {label}", {}).get(TOP)) < 0
-    ]
-    if loses_top and by_auc > 0:
-        than = "" if rival in loses_top else f" than {loses_top[0]}"
-        sentence = f"{model} is better than {rival} in AUC and worse{than} in {metric_label(TOP)}."
-        return _mixed(tune, rival, sentence, [both, *caveats])
-    if by_auc < 0 < by_top:
-        sentence = f"{model} is better than {rival} in {metric_label(TOP)} and worse in AUC."
-        return _mixed(tune, rival, sentence, [both, *caveats])
-    if by_auc < 0:
-        return _worse(model, rival, metrics, [both, *caveats], tune)
-    if by_auc > 0:
-        return _better(model, rival, metrics, paired, [both, *caveats], locations)
-    details = [f"{both} {_may_be_chance(difference.get('auc'))}", *caveats]
-    return _undecided(model, rival, loses_top, details, tune)
+@dataclass(frozen=True)
+class _Comparison:
+    """A model beside the baselines.
 
-
-def _worse(model: str, rival: str, metrics: Metrics, details: Sequence[str], tune: str) -> Verdict:
-    """The verdict on a model with a lower AUC than the best baseline.
-
-    The gates are wider than the paired test: they compare the upper end of the model's own interval
-    with the baseline.
+    Attributes:
+        model: its label.
+        kind: the kind of model that it is.
+        rival: see `Verdict`.
+        metrics: the metrics of all models.
+        paired: the differences between models.
+        locations: the directories of trained models, by label.
+        tune: what may make the model better, a sentence.
     """
-    own, other = metrics[model]["auc"], finite_value(metrics[rival]["auc"]) or 0.0
-    mean, high = (finite_value(own, name) or 0.0 for name in ("mean", "high"))
-    figures = f"AUC {format_percent(mean)} against {format_percent(other)}"
-    sentence = f"{model} is worse than {rival} ({figures})."
-    held_back = high < other
-    if held_back:
-        whose = "VisRank's" if UNTRAINED[rival] == VISRANK else "a baseline's"
-        sentence += f" A night publishes {whose} lists instead."
-    return Verdict(
-        outcome="worse",
-        sentence=sentence,
-        details=details,
-        advice=(*_instead(rival, model, held_back=held_back), tune),
-        rival=rival,
-    )
 
+    model: str
+    kind: str
+    rival: str
+    metrics: Metrics
+    paired: Metrics
+    locations: Mapping[str, str]
+    tune: str
 
-def _undecided(
-    model: str, rival: str, loses_top: Sequence[str], details: Sequence[str], tune: str
-) -> Verdict:
-    """The verdict on a model whose AUC may be that of the best baseline."""
-    if loses_top:
-        top = metric_label(TOP)
+    def verdict(self) -> Verdict:
+        model, rival = self.model, self.rival
+        by_auc, by_top = self._sign(rival, "auc"), self._sign(rival, TOP)
+        both = (
+            f"It {_ranks(self._auc(model))}, and {rival} above {format_percent(self._auc(rival))}."
+        )
+        caveats = _caveats(self.metrics[model]["auc"])
+        loses_top = [
+            label for label in _rivals(self.kind, self.metrics) if self._sign(label, TOP) < 0
+        ]
+        if loses_top and by_auc > 0:
+            than = "" if rival in loses_top else f" than {loses_top[0]}"
+            top = metric_label(TOP)
+            sentence = f"{model} is better than {rival} in AUC and worse{than} in {top}."
+            return self._mixed(sentence, [both, *caveats])
+        if by_auc < 0 < by_top:
+            sentence = f"{model} is better than {rival} in {metric_label(TOP)} and worse in AUC."
+            return self._mixed(sentence, [both, *caveats])
+        if by_auc < 0:
+            return self._worse([both, *caveats])
+        if by_auc > 0:
+            return self._better([both, *caveats])
+        chance = _may_be_chance(self._difference(rival).get("auc"))
+        return self._undecided(loses_top, [f"{both} {chance}", *caveats])
+
+    def _auc(self, label: str) -> float:
+        return finite_value(self.metrics[label].get("auc")) or 0.0
+
+    def _difference(self, other: str) -> Mapping[str, Figure]:
+        """By metric, the model minus another one; empty if they were not compared."""
+        return self.paired.get(f"{self.model} - {other}", {})
+
+    def _sign(self, other: str, metric: str) -> int:
+        """1 if the model is better than another one, -1 if it is worse, 0 if that may be chance."""
+        return _sign(self._difference(other).get(metric))
+
+    def _worse(self, details: Sequence[str]) -> Verdict:
+        """The verdict on a model with a lower AUC than the best baseline.
+
+        The gates are wider than the paired test: they compare the upper end of the model's own
+        interval with the baseline.
+        """
+        model, rival = self.model, self.rival
+        mean, other = format_percent(self._auc(model)), format_percent(self._auc(rival))
+        sentence = f"{model} is worse than {rival} (AUC {mean} against {other})."
+        high = finite_value(self.metrics[model]["auc"], "high") or 0.0
+        held_back = high < self._auc(rival)
+        if held_back:
+            whose = "VisRank's" if UNTRAINED[rival] == VISRANK else "a baseline's"
+            sentence += f" A night publishes {whose} lists instead."
         return Verdict(
             outcome="worse",
-            sentence=f"{model} is no better than {rival} in AUC, and worse than {loses_top[0]} in "
-            f"{top}.",
+            sentence=sentence,
             details=details,
-            advice=(*_instead(loses_top[0], model, held_back=False), tune),
+            advice=(*_instead(rival, model, held_back=held_back), self.tune),
             rival=rival,
         )
-    return Verdict(
-        outcome="unclear",
-        sentence=f"It is not clear whether {model} is better than {rival}.",
-        details=details,
-        advice=(
-            f"Publishing is safe: as far as this evaluation can tell, the lists are no worse than "
-            f"those of {rival}.",
-            f"To find out, evaluate again with more test users. {tune}",
-        ),
-        rival=rival,
-    )
 
+    def _undecided(self, loses_top: Sequence[str], details: Sequence[str]) -> Verdict:
+        """The verdict on a model whose AUC may be that of the best baseline."""
+        model, rival = self.model, self.rival
+        if loses_top:
+            top = metric_label(TOP)
+            return Verdict(
+                outcome="worse",
+                sentence=f"{model} is no better than {rival} in AUC, and worse than "
+                f"{loses_top[0]} in {top}.",
+                details=details,
+                advice=(*_instead(loses_top[0], model, held_back=False), self.tune),
+                rival=rival,
+            )
+        return Verdict(
+            outcome="unclear",
+            sentence=f"It is not clear whether {model} is better than {rival}.",
+            details=details,
+            advice=(
+                f"Publishing is safe: as far as this evaluation can tell, the lists are no worse "
+                f"than those of {rival}.",
+                f"To find out, evaluate again with more test users. {self.tune}",
+            ),
+            rival=rival,
+        )
 
-def _mixed(tune: str, rival: str, sentence: str, details: Sequence[str]) -> Verdict:
-    return Verdict(
-        outcome="mixed",
-        sentence=sentence,
-        details=details,
-        advice=(
-            f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, AUC "
-            "the whole list.",
-            tune,
-        ),
-        rival=rival,
-    )
+    def _mixed(self, sentence: str, details: Sequence[str]) -> Verdict:
+        return Verdict(
+            outcome="mixed",
+            sentence=sentence,
+            details=details,
+            advice=(
+                f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, "
+                "AUC the whole list.",
+                self.tune,
+            ),
+            rival=self.rival,
+        )
 
-
-def _better(
-    model: str,
-    rival: str,
-    metrics: Metrics,
-    paired: Metrics,
-    details: Sequence[str],
-    locations: Mapping[str, str],
-) -> Verdict:
-    """The verdict on a model that beats the best rival; another row may be better still."""
-    signs = {
-        other: _sign(paired.get(f"{model} - {other}", {}).get("auc"))
-        for other in metrics
-        if other not in (model, ORACLE, RANDOM) and UNTRAINED.get(other) not in RIVALS
-    }
-    advice: tuple[str, ...] = (
-        "Its lists can be published: the gates of `visrec recommend` and of a night read this "
-        "evaluation.",
-    )
-    stronger = [other for other, sign in signs.items() if sign < 0]
-    if stronger:
-        best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
-        details = [*details, f"{best} is better still."]
-        command = f"`visrec recommend --model {locations.get(best, best)}`"
-        if best in UNTRAINED:
-            command = f"`visrec train --model.name {UNTRAINED[best]}`, then `visrec recommend`"
-        advice = (f"Publish the lists of {best} instead: {command}.",)
-    is_worse = any(other in UNTRAINED for other in stronger)
-    beats_all = all(sign > 0 for other, sign in signs.items() if other in UNTRAINED)
-    than = "every baseline" if beats_all else "VisRank and popularity"
-    but = ", but not than every baseline" if is_worse else ""
-    return Verdict(
-        outcome="mixed" if is_worse else "better",
-        sentence=f"{model} is better than {than}{but}.",
-        details=details,
-        advice=advice,
-        rival=rival,
-    )
+    def _better(self, details: Sequence[str]) -> Verdict:
+        """The verdict on a model that beats the best rival; another row may be better still."""
+        model = self.model
+        signs = {
+            other: self._sign(other, "auc")
+            for other in self.metrics
+            if other not in (model, ORACLE, RANDOM) and UNTRAINED.get(other) not in RIVALS
+        }
+        advice: tuple[str, ...] = (
+            "Its lists can be published: the gates of `visrec recommend` and of a night read this "
+            "evaluation.",
+        )
+        stronger = [other for other, sign in signs.items() if sign < 0]
+        if stronger:
+            best = max(stronger, key=self._auc)
+            details = [*details, f"{best} is better still."]
+            command = f"`visrec recommend --model {self.locations.get(best, best)}`"
+            if best in UNTRAINED:
+                command = f"`visrec train --model.name {UNTRAINED[best]}`, then `visrec recommend`"
+            advice = (f"Publish the lists of {best} instead: {command}.",)
+        is_worse = any(other in UNTRAINED for other in stronger)
+        beats_all = all(sign > 0 for other, sign in signs.items() if other in UNTRAINED)
+        than = "every baseline" if beats_all else "VisRank and popularity"
+        but = ", but not than every baseline" if is_worse else ""
+        return Verdict(
+            outcome="mixed" if is_worse else "better",
+            sentence=f"{model} is better than {than}{but}.",
+            details=details,
+            advice=advice,
+            rival=self.rival,
+        )
 
 
 def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) -> Verdict:

@@ -23,7 +23,7 @@ from visrec.exports.run_lists import open_published_run
 from visrec.exports.targets import parse_target
 from visrec.storage.store import Store
 
-LEASES = "exports"  # folder of the workspace for the files of exports under way
+LEASES = "exports"  # folder of the workspace for the leases and records of exports
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,17 +32,18 @@ from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_each
 from visrec.pipelines.forget_ids import read_user_ids
 from visrec.pipelines.forget_search import (
-    MOST_TASKS,
     RUNS,
     SHOWN,
     Left,
     explain_ambiguous,
     search_for_users,
     shown,
+    split_files,
 )
 from visrec.pipelines.input_checks import no_workspace_error, require_interactions
 from visrec.pipelines.job_tables import find_interactions
-from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
+from visrec.publication.forget import UsersToForget, forget_in_run, may_have_users, run_ids
+from visrec.publication.run_spec import parse_part
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.id_search import IdSearch, list_all_files
@@ -50,7 +51,7 @@ from visrec.storage.input_table import InputTable
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
 from visrec.storage.tables import read_batches
-from visrec.tasks import call, cluster_cpus, map_calls
+from visrec.tasks import call, map_calls
 
 # Summaries that may name users: whose list was explained, users without rows.
 _SUMMARIES = ("summaries/explain.json", "summaries/check.json")
@@ -209,11 +210,16 @@ def _find_users(stores: Sequence[Store], user_ids: pa.Array) -> set[str]:
         (store, entry.name)
         for store in stores
         for entry in store.list()
-        if entry.name.endswith(".parquet")
+        if entry.name.endswith(".parquet") and not _is_part_of_others(entry.name, user_ids)
     ]
-    tasks = min(2 * cluster_cpus(), MOST_TASKS, len(files))
-    calls = [(files[task::tasks], user_ids) for task in range(tasks)]
+    calls = [(share, user_ids) for share in split_files(files)]
     return set[str]().union(*map_calls(_users_in, calls))
+
+
+def _is_part_of_others(name: str, user_ids: pa.Array) -> bool:
+    """Whether a file is one of a run whose name says that it has none of the users."""
+    file = name.rpartition("/")[2]
+    return parse_part(file) is not None and not may_have_users(file, user_ids)
 
 
 def _users_in(files: Sequence[tuple[Store, str]], user_ids: pa.Array) -> set[str]:

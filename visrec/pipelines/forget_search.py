@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from visrec.interactions.prepared import PREPARED
 from visrec.pipelines.export import LEASES
 from visrec.storage.id_search import FoundFile, IdSearch, list_all_files, search_files
 from visrec.storage.store import Store
-from visrec.tasks import cluster_cpus, map_calls
+from visrec.tasks import cluster_cpus, map_calls, split_among_tasks
 
+File = TypeVar("File")
 RUNS = ("recommendations", "similar_items")
 # What visrec writes below a workspace. Everything else is the user's.
 _WRITTEN = (
@@ -28,7 +30,7 @@ _WRITTEN = (
 _MAY_HAVE_USERS = re.compile(
     r"\.(parquet|csv|tsv|jsonl?|ndjson|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE
 )
-MOST_TASKS = 256
+_MOST_TASKS = 256
 SHOWN = 3  # names in a message
 
 
@@ -69,8 +71,7 @@ def search_for_users(
         if (store in extra_runs or _may_have_users(file))
         and store.uri(file.name) != Store.at(users_uri).root
     ]
-    tasks = min(2 * cluster_cpus(), MOST_TASKS, len(names))
-    results = map_calls(search_files, [(search, names[task::tasks]) for task in range(tasks)])
+    results = map_calls(search_files, [(search, share) for share in split_files(names)])
     with_ids = sorted(name for result in results for name in result.with_ids)
     not_searched = sorted(name for result in results for name in result.not_searched)
     own_with_ids, users_with_ids = _by_writer(with_ids, workspace, extra_runs)
@@ -82,6 +83,11 @@ def search_for_users(
         users_files_with_ids=users_with_ids,
         users_files_not_searched=users_not_searched,
     )
+
+
+def split_files(files: Sequence[File]) -> list[Sequence[File]]:
+    """Shares of files for tasks: two for each CPU, so that a large file holds up little."""
+    return split_among_tasks(files, min(2 * cluster_cpus(), _MOST_TASKS))
 
 
 def _may_have_users(file: FoundFile) -> bool:

@@ -129,8 +129,8 @@ def claim_run(run: Store, inputs_digest: str) -> None:
             return
         if claim.state == "sealed" or inputs_digest in claim.lost:
             raise InputError(
-                f"The run at {run.root} belongs to other inputs or settings (finished, or in "
-                "progress). Choose another --run_id; or remove the run, if no job is writing it "
+                f"The run at {run.root}, complete or not, belongs to other inputs or settings. "
+                "Choose another --run_id; or remove the run, if no job is writing it "
                 "and it has no manifest."
             )
         lost = (*claim.lost, claim.inputs_digest)

@@ -140,14 +140,14 @@ def _renamed_model(inputs: Mapping[str, object], forgotten: UsersToForget) -> di
 # Files.
 
 
-def _may_have_users(name: str, forgotten: UsersToForget) -> bool:
+def may_have_users(name: str, user_ids: pa.Array) -> bool:
     """Whether a file with lists may have these users, by its name.
 
     Users are assigned to files by a hash of their ids, so most files need not be read. A file whose
     name visrec does not use is not one of the run.
     """
     numbers = parse_part(name)
-    return numbers is not None and numbers[0] in assign_shards(forgotten.user_ids, numbers[1])
+    return numbers is not None and numbers[0] in assign_shards(user_ids, numbers[1])
 
 
 def _affected_files(run: Store, manifest: RunManifest, forgotten: UsersToForget) -> list[str]:
@@ -162,7 +162,7 @@ def _affected_files(run: Store, manifest: RunManifest, forgotten: UsersToForget)
         return []
     affected = []
     for name in manifest.files:
-        if not _may_have_users(name, forgotten):
+        if not may_have_users(name, forgotten.user_ids):
             continue
         lists, fingerprints = _read_shard(run, name, manifest)
         if (
@@ -240,7 +240,7 @@ def _remove_files(run: Store, forgotten: UsersToForget) -> int:
     parts |= {entry.name.removeprefix(FINGERPRINTS) for entry in run.list(FINGERPRINTS)}
     removed = 0
     for name in sorted(parts):
-        if not _may_have_users(name, forgotten):
+        if not may_have_users(name, forgotten.user_ids):
             continue
         lists, fingerprints = (
             _ids_if_intact(run, each, forgotten) for each in (name, FINGERPRINTS + name)

@@ -39,7 +39,7 @@ from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.tables import load_table, no_rows_error
-from visrec.tasks import cluster_cpus, get, share, submit
+from visrec.tasks import get, share, split_among_tasks, submit
 
 
 @dataclass(frozen=True)
@@ -359,12 +359,8 @@ class PartitionedUsers:
 
     def _add_up(self, partitions: Sequence[int], moment: int) -> UserSummary:
         """The summary of some partitions at a moment, counted in one task for each CPU."""
-        shared = share(self)
-        tasks = min(len(partitions), cluster_cpus())
-        refs = [
-            submit(summarize_partitions, shared, partitions[task::tasks], moment)
-            for task in range(tasks)
-        ]
+        shared, shares = share(self), split_among_tasks(partitions)
+        refs = [submit(summarize_partitions, shared, each, moment) for each in shares]
         return _sum(map(get, refs))  # only one summary at a time is mapped into memory
 
 
