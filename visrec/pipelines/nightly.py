@@ -184,15 +184,8 @@ def main(config: NightlyJob, summary: Summary) -> None:
             publish_run(recommendations, night, completed_by_another=True, tables=tables)
             steps.rows |= {"model": manifest.model_id, "choice": manifest.choice}
         else:
-            steps.extract()
-            lease.check()
-            model = steps.train()
-            lease.check()
-            steps.evaluate(model)
-            lease.check()
-            served = steps.choose(model)
             try:
-                steps.recommend(served)
+                _run_steps(steps, lease)
             except GateError as error:
                 summary.rows = {"night": night, **steps.rows, "published": f"no: {error}"}
                 _record(nights, night, summary, steps)
@@ -214,6 +207,21 @@ def main(config: NightlyJob, summary: Summary) -> None:
             with steps.step("export"):
                 leases = Store.at(config.resolve(None, LEASES))
                 summary.rows |= export_or_raise(config.export_to, recommendations, leases)
+
+
+def _run_steps(steps: "Steps", lease: Lease) -> None:
+    """From pictures to published lists, as long as this process has the night.
+
+    Raises:
+        GateError: a gate held the lists back.
+    """
+    steps.extract()
+    lease.check()
+    model = steps.train()
+    lease.check()
+    steps.evaluate(model)
+    lease.check()
+    steps.recommend(steps.choose(model))
 
 
 def _record(nights: Store, night: str, summary: Summary, steps: "Steps") -> None:
